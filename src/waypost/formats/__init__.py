@@ -1,0 +1,1 @@
+"""Wire formats, pure: one file each, both directions."""

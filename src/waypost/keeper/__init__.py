@@ -1,0 +1,1 @@
+"""The books: the only process that touches the database."""

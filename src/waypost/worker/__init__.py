@@ -1,0 +1,1 @@
+"""The traffic: one worker process serves requests and never waits for a database."""
