@@ -1,0 +1,121 @@
+"""The keeper's process: owns the data folder, opens the store, serves links until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pathlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import uvloop
+
+from waypost.keeper.accounts import Accounts
+from waypost.keeper.folder import FolderTaken, database_path, taken
+from waypost.keeper.link import Links
+from waypost.keeper.store.database import UnusableDatabase
+from waypost.keeper.store.sqlite import open_sqlite
+from waypost.link import MAX_SOCKET_PATH, is_too_long, socket_path
+
+logger = logging.getLogger("waypost.keeper")
+
+CANNOT_START = 78
+"""Exit code (EX_CONFIG) for what a restart does not mend: the message on standard error says what to change."""
+
+PATIENCE_SECONDS = 10.0
+"""How long a starting keeper waits for a command that holds the data folder."""
+
+GRACE_SECONDS = 5.0
+"""How long a stopping keeper goes on answering what it was asked."""
+
+
+class CannotStart(Exception):
+    """The keeper cannot start; the message says what to change."""
+
+
+def run_keeper(
+    data: pathlib.Path,
+    plans: Sequence[str],
+    parent: int | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
+    """Be the keeper of `data` until SIGTERM, SIGINT, or the end of file on the descriptor `parent`.
+
+    `on_ready` is called once, when links are being answered. Exits with `CANNOT_START` and a sentence on standard error
+    if the data folder or the database cannot be used.
+    """
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_keep(data, plans, parent, on_ready or (lambda: None)))
+    except CannotStart as error:
+        print(f"waypost keeper: {error}", file=sys.stderr)
+        raise SystemExit(CANNOT_START) from None
+
+
+async def _keep(data: pathlib.Path, plans: Sequence[str], parent: int | None, on_ready: Callable[[], None]) -> None:
+    path = socket_path(data)
+    if is_too_long(path):
+        raise CannotStart(
+            f"the path of the keeper's socket is longer than the {MAX_SOCKET_PATH} bytes of a UNIX socket: {path}; "
+            "choose a shorter --data folder"
+        )
+    try:
+        async with taken(data, PATIENCE_SECONDS, give_up=lambda: _is_served(path)):
+            database = await open_sqlite(database_path(data))
+            try:
+                await _serve(path, Links(Accounts(database, plans, time.time)), parent, on_ready)
+            finally:
+                await database.close()
+    except (FolderTaken, UnusableDatabase) as error:
+        raise CannotStart(str(error)) from None
+    except OSError as error:
+        raise CannotStart(f"cannot use the data folder {data}: {error}") from None
+
+
+async def _serve(path: pathlib.Path, links: Links, parent: int | None, on_ready: Callable[[], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if parent is not None:
+        os.set_blocking(parent, False)
+        loop.add_reader(parent, _stop_at_end, parent, stop)
+    with _listening(path) as listener:
+        server = await loop.create_unix_server(links.accept, sock=listener)
+        logger.info("keeper ready at %s", path)
+        on_ready()
+        await stop.wait()
+        server.close()
+        await links.close(GRACE_SECONDS)
+
+
+def _stop_at_end(parent: int, stop: asyncio.Event) -> None:
+    with contextlib.suppress(BlockingIOError):
+        if os.read(parent, 4096):
+            return
+        asyncio.get_running_loop().remove_reader(parent)
+        stop.set()
+
+
+@contextlib.contextmanager
+def _listening(path: pathlib.Path) -> Iterator[socket.socket]:
+    """The socket at `path`, mode 0600 before anyone can connect. The folder's lock allows replacing a stale one."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        try:
+            path.chmod(0o600)
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _is_served(path: pathlib.Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(str(path)) == 0

@@ -1,0 +1,121 @@
+"""Administration from a command: through the keeper if one runs, by opening the database itself if none does."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import pathlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from waypost.keeper.folder import FolderTaken, database_path, taken
+from waypost.link import (
+    AccountRecords,
+    AnyMessage,
+    Failed,
+    Framed,
+    KeyRecords,
+    LinkError,
+    LinkLost,
+    ListAccounts,
+    ListKeys,
+    is_too_long,
+    socket_path,
+)
+
+PATIENCE_SECONDS = 10.0
+"""How long to wait for a folder held by a process that answers no calls: a keeper starting, another command."""
+
+CALL_SECONDS = 10.0
+
+Ask = Callable[[AnyMessage], Awaitable[AnyMessage]]
+
+
+async def administer(data: pathlib.Path, plans: Sequence[str], message: AnyMessage) -> AnyMessage:
+    """The answer to one message of administration, lists in full; `Failed` also says when nobody could be asked.
+
+    `plans` are the names that the config knows; a running keeper goes by its own.
+    """
+    try:
+        async with _opened(data, plans) as ask:
+            return await _ask_in_full(ask, message)
+    except (FolderTaken, LinkError) as error:
+        return Failed("UNAVAILABLE", str(error))
+    except (LinkLost, TimeoutError):
+        return Failed("UNAVAILABLE", f"the keeper of {data} did not answer; whether the change was made is not known")
+    except OSError as error:
+        return Failed("UNAVAILABLE", f"cannot use the data folder {data}: {error}")
+
+
+async def _ask_in_full(ask: Ask, message: AnyMessage) -> AnyMessage:
+    """Follow a list to its last page; a list that fails on the way has failed."""
+    reply = await ask(message)
+    while isinstance(reply, KeyRecords | AccountRecords) and reply.after is not None:
+        assert isinstance(message, ListKeys | ListAccounts)
+        page = await ask(msgspec.structs.replace(message, after=reply.after))
+        if isinstance(page, Failed):
+            return page
+        assert isinstance(page, KeyRecords | AccountRecords)
+        reply = msgspec.structs.replace(page, rows=(*reply.rows, *page.rows))
+    return reply
+
+
+@asynccontextmanager
+async def _opened(data: pathlib.Path, plans: Sequence[str]) -> AsyncIterator[Ask]:
+    """The way to ask: a keeper's socket, or the database under the folder's lock. Whichever is free first."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_SECONDS
+    while True:
+        peer = await _connect(socket_path(data))
+        if peer is not None:
+            try:
+                yield functools.partial(peer.call, timeout=CALL_SECONDS)
+            finally:
+                peer.close()
+            return
+        try:
+            async with taken(data, patience=0), _opened_database(data, plans) as ask:
+                yield ask
+            return
+        except FolderTaken:
+            if loop.time() > deadline:
+                raise
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def _opened_database(data: pathlib.Path, plans: Sequence[str]) -> AsyncIterator[Ask]:
+    # Imported here, because importing SQLAlchemy takes longer than all of a command that asks a running keeper.
+    import time
+
+    from waypost.keeper.accounts import Accounts
+    from waypost.keeper.store.database import UnusableDatabase
+    from waypost.keeper.store.sqlite import open_sqlite
+
+    async def refuse(_message: AnyMessage) -> AnyMessage:
+        return failed
+
+    try:
+        database = await open_sqlite(database_path(data))
+    except UnusableDatabase as error:
+        failed = Failed("UNAVAILABLE", str(error))
+        yield refuse
+        return
+    try:
+        yield Accounts(database, plans, time.time).ask
+    finally:
+        await database.close()
+
+
+async def _connect(path: pathlib.Path) -> Framed | None:
+    if is_too_long(path):
+        return None  # no keeper can listen there either
+    try:
+        _, peer = await asyncio.get_running_loop().create_unix_connection(
+            lambda: Framed(lambda *_: None, lambda *_: None), str(path)
+        )
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    return peer

@@ -1,0 +1,57 @@
+"""The data folder: where things stand in it, and the lock that keeps the database to one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+
+class FolderTaken(Exception):
+    """Another process holds the data folder; the message names it."""
+
+
+def database_path(data: pathlib.Path) -> pathlib.Path:
+    """The SQLite file."""
+    return data / "waypost.db"
+
+
+def lock_path(data: pathlib.Path) -> pathlib.Path:
+    """The file whose lock goes with the right to open the database. It holds the owner's process id, for people."""
+    return data / "keeper.lock"
+
+
+@asynccontextmanager
+async def taken(
+    data: pathlib.Path, patience: float, give_up: Callable[[], bool] = lambda: False
+) -> AsyncIterator[None]:
+    """Create `data` (mode 0700) if it is missing and hold its lock, waiting up to `patience` seconds for it.
+
+    `give_up` is asked before every wait; true ends the waiting. Raises `FolderTaken` or `OSError`. The kernel drops the
+    lock of a process that dies.
+    """
+    os.makedirs(data, mode=0o700, exist_ok=True)
+    lock = os.open(lock_path(data), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = asyncio.get_running_loop().time() + patience
+        while not _lock(lock):
+            if give_up() or asyncio.get_running_loop().time() >= deadline:
+                owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
+                raise FolderTaken(f"{data} is in use by process {owner}")
+            await asyncio.sleep(0.02)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

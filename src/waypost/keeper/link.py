@@ -1,0 +1,96 @@
+"""The keeper's side of the link: answers calls, and tells every worker of a change before it says that it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from waypost.keeper.accounts import Accounts
+from waypost.link import PROTOCOL, AnyMessage, Failed, Forget, ForgetAll, Framed, Hello, Welcome
+
+logger = logging.getLogger("waypost.keeper")
+
+FLUSH_SECONDS = 1.0
+"""How long a worker may leave a push unread before its connection is cut; it then forgets everything by itself."""
+
+
+class Links:
+    """Every connection to the keeper: workers (they said `Hello`) and commands (they did not)."""
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+        self._open: set[Framed] = set()
+        self._workers: dict[Framed, int] = {}
+        self._answers: set[asyncio.Task[None]] = set()
+
+    def accept(self) -> Framed:
+        """The protocol of a new connection: what `create_unix_server` asks for."""
+        peer = Framed(self._receive, self._lose)
+        self._open.add(peer)
+        return peer
+
+    async def broadcast(self, pushes: Sequence[Forget | ForgetAll]) -> None:
+        """Return when every worker's socket has taken `pushes`; a worker that does not read for a second is cut off."""
+        for peer in list(self._workers):
+            for push in pushes:
+                peer.push(push)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + FLUSH_SECONDS
+        await asyncio.sleep(0)  # the loop writes at the end of its turn
+        while waiting := [peer for peer in self._workers if peer.unsent]:
+            if loop.time() > deadline:
+                for peer in waiting:
+                    logger.warning("worker %d does not read; cutting its link", self._workers[peer])
+                    peer.abort()
+                return
+            await asyncio.sleep(0.005)
+
+    async def close(self, grace: float) -> None:
+        """Finish what is being answered, up to `grace` seconds, then close every connection."""
+        if self._answers:
+            await asyncio.wait(self._answers, timeout=grace)
+        for answer in self._answers:
+            answer.cancel()
+        for peer in list(self._open):
+            peer.close()
+
+    def _receive(self, peer: Framed, call_id: int, message: AnyMessage) -> None:
+        if call_id:
+            answer = asyncio.create_task(self._answer(peer, call_id, message))
+            self._answers.add(answer)
+            answer.add_done_callback(self._answers.discard)
+
+    def _lose(self, peer: Framed, error: Exception | None) -> None:
+        self._open.discard(peer)
+        worker = self._workers.pop(peer, None)
+        if error is not None:
+            logger.warning("link of %s lost: %s", "a command" if worker is None else f"worker {worker}", error)
+
+    async def _answer(self, peer: Framed, call_id: int, message: AnyMessage) -> None:
+        try:
+            if isinstance(message, Hello):
+                reply = await self._welcome(peer, message)
+            else:
+                outcome = await self._accounts.answer(message)
+                if outcome.pushes:
+                    await self.broadcast(outcome.pushes)
+                reply = outcome.reply
+        except Exception:
+            logger.exception("a defect in answering %s", type(message).__name__)
+            reply = Failed("INTERNAL_ERROR", f"a defect in answering {type(message).__name__}; the keeper's log has it")
+        peer.reply(call_id, reply)
+
+    async def _welcome(self, peer: Framed, hello: Hello) -> AnyMessage:
+        """From here on the worker drops what it held and hears every change: so it must be listed before the answer."""
+        if hello.protocol != PROTOCOL:
+            return Failed(
+                "UNAVAILABLE",
+                f"the keeper speaks link protocol {PROTOCOL}, worker {hello.worker} speaks {hello.protocol}",
+            )
+        failed = await self._accounts.check()
+        if failed is not None:
+            return failed
+        if peer in self._open:
+            self._workers[peer] = hello.worker
+        return Welcome(PROTOCOL)

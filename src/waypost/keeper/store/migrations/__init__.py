@@ -1,0 +1,1 @@
+"""Alembic's scripts: run by `schema.migrate`, never by hand."""

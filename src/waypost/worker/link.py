@@ -1,0 +1,146 @@
+"""The worker's side of the link: stays connected to the keeper, asks it, and passes on what must be forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pathlib
+import random
+from collections.abc import Callable
+
+from waypost.link import AnyMessage, Failed, Forget, ForgetAll, Framed, Hello, LinkError, LinkLost, Welcome
+
+logger = logging.getLogger("waypost.worker")
+
+FIRST_DELAY = 0.01
+LAST_DELAY = 1.0
+"""Seconds between attempts to connect: doubled from the first to the last, each times 0.5 to 1.5 by the dice."""
+
+HELLO_SECONDS = 2.0
+
+ANNOUNCED_DELAY = 0.5
+"""An outage is logged once the attempts have become this rare: half a second into it."""
+
+
+class KeeperUnavailable(Exception):
+    """The keeper cannot be asked now, or did not answer in time. It says nothing about what was asked."""
+
+
+class Link:
+    """A connection to the keeper that comes back by itself.
+
+    `on_forget(digest)` is called when a key's identity may have changed, `on_forget(None)` when any may have: on every
+    connect too, because what the keeper said meanwhile was not heard. Until then the link is not `connected`.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        on_forget: Callable[[bytes | None], None],
+        *,
+        worker: int = 0,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._path = path
+        self._on_forget = on_forget
+        self._worker = worker
+        self._dice = dice
+        self._peer: Framed | None = None
+        self._up = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._connecting: asyncio.Task[None] | None = None
+        self._complaint = ""
+        self._is_announced = False
+
+    def start(self) -> None:
+        """Begin to connect, in the background, for good."""
+        self._connecting = asyncio.create_task(self._stay_connected())
+
+    @property
+    def connected(self) -> bool:
+        """Whether the keeper has welcomed us and the connection stands."""
+        return self._peer is not None
+
+    async def wait_connected(self, timeout: float) -> None:
+        """Return once connected; raises `KeeperUnavailable` after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._up.wait()
+        except TimeoutError:
+            raise KeeperUnavailable(self._complaint or f"no keeper at {self._path} in {timeout:g} s") from None
+
+    async def call(self, message: AnyMessage, timeout: float = 2.0) -> AnyMessage:
+        """The keeper's answer. Raises `KeeperUnavailable`, at once while the link is down, else after `timeout` s."""
+        if self._peer is None:
+            raise KeeperUnavailable("the link to the keeper is down")
+        try:
+            return await self._peer.call(message, timeout)
+        except LinkLost:
+            raise KeeperUnavailable("the keeper went away before it answered") from None
+        except TimeoutError:
+            raise KeeperUnavailable(f"the keeper did not answer in {timeout:g} s") from None
+
+    async def close(self) -> None:
+        """Stop connecting and close the connection; open calls fail."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._peer is not None:
+            self._peer.close()
+            await self._lost.wait()
+
+    async def _stay_connected(self) -> None:
+        delay = FIRST_DELAY
+        while True:
+            try:
+                await self._connect()
+            except (OSError, LinkLost, LinkError, KeeperUnavailable) as error:
+                self._complaint = str(error) or type(error).__name__
+            else:
+                delay = FIRST_DELAY
+                await self._lost.wait()
+                self._complaint = "the connection was lost"
+            self._announce(delay)
+            await asyncio.sleep(delay * (0.5 + self._dice()))
+            delay = min(delay * 2, LAST_DELAY)
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        _, peer = await loop.create_unix_connection(lambda: Framed(self._receive, self._lose), str(self._path))
+        try:
+            reply = await peer.call(Hello(self._worker), HELLO_SECONDS)
+            if not isinstance(reply, Welcome):
+                raise KeeperUnavailable(
+                    reply.message if isinstance(reply, Failed) else "the keeper did not say welcome"
+                )
+        except BaseException:
+            peer.abort()
+            raise
+        if not peer.is_open:
+            raise LinkLost("the connection was lost")
+        # Everything the keeper changed before it listed us is forgotten here; everything after, it pushes.
+        self._on_forget(None)
+        self._peer = peer
+        self._lost.clear()
+        self._up.set()
+        if self._is_announced:
+            logger.warning("the link to the keeper is up again")
+        self._is_announced = False
+
+    def _receive(self, _peer: Framed, _call_id: int, message: AnyMessage) -> None:
+        if isinstance(message, Forget):
+            self._on_forget(message.digest)
+        elif isinstance(message, ForgetAll):
+            self._on_forget(None)
+
+    def _lose(self, peer: Framed, _error: Exception | None) -> None:
+        if peer is self._peer:
+            self._peer = None
+            self._up.clear()
+            self._lost.set()
+
+    def _announce(self, delay: float) -> None:
+        # Once per outage, not per attempt; and not while keeper and worker are merely starting side by side.
+        if not self._is_announced and delay >= ANNOUNCED_DELAY:
+            self._is_announced = True
+            logger.warning("the link to the keeper is down: %s", self._complaint)
