@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from waypost.sim.script import Event, Refusal, Reply, Script, render_script, spl
 
 _JSON = "application/json"
 _STREAM = "text/event-stream; charset=utf-8"
-_REPLACEMENTS = ((edits.spaced, "spaced"), (edits.comments, "comments"), (edits.crlf, "crlf"))
+_CACHED = 8192
 
 
 class Format(Protocol):
@@ -50,18 +51,35 @@ class Format(Protocol):
 FORMATS: tuple[Format, ...] = (openai_format,)
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """A request understood. `role` is None where its model's name is a slip, which `slip` then quotes."""
+
+    question: Question
+    nonce: str | None
+    role: Role | None
+    answer: Answer | None
+    slip: str = ""
+
+
 class Performance(msgspec.Struct, frozen=True):
-    """What will be sent, and what the journal says of it. `model` is None where the request names none."""
+    """What will be sent, and what the journal says of it. `reading` is None where the request is no question."""
 
     script: Script
     status: int
-    model: str | None = None
-    stream: bool = False
-    valid: bool = False
-    nonce: str | None = None
+    reading: Reading | None = None
     fault: str | None = None
-    usage: dict[str, Any] | None = None
-    finish_reason: str | None = None
+    usage: Callable[[], dict[str, Any]] | None = None
+
+    @property
+    def model(self) -> str | None:
+        """The model asked for."""
+        return self.reading.question.model if self.reading else None
+
+    @property
+    def finish_reason(self) -> str | None:
+        """The first choice's finish reason, of answers that are no refusals."""
+        answer = self.usage and self.reading and self.reading.answer
+        return answer.choices[0].finish_reason if answer else None
 
 
 class Circumstances(msgspec.Struct, frozen=True):
@@ -73,37 +91,48 @@ class Circumstances(msgspec.Struct, frozen=True):
     occasion: Callable[[str], Occasion]
 
 
-def find_format(path: str) -> tuple[Format, str] | None:
-    """The format spoken at a path, and the path's part before the format's own."""
+@functools.lru_cache(1024)
+def find_format(path: bytes) -> tuple[Format, str] | None:
+    """The format spoken at a request's target, and the path before the format's own part."""
+    plain = path.split(b"?", 1)[0].decode("latin-1")
     for spoken in FORMATS:
-        if path.endswith(spoken.PATH):
-            return spoken, path[: -len(spoken.PATH)]
+        if plain.endswith(spoken.PATH):
+            return spoken, plain[: -len(spoken.PATH)]
     return None
 
 
 def perform(spoken: Format, prefix: str, body: bytes, here: Circumstances) -> Performance:
     """Answer one chat request: decide what to say, render it, and break what the model's name asks to be broken."""
     try:
-        question = spoken.parse_question(body)
+        read = _read if len(body) <= _CACHED else _read.__wrapped__
+        reading = read(spoken.parse_question, prefix, body)
     except msgspec.ValidationError as error:
         return refuse(spoken, Refusal(400, str(error), "invalid_request_error"), here)
     except msgspec.DecodeError as error:
         message = f"We could not parse the JSON body of your request. ({error})"
         return refuse(spoken, Refusal(400, message, "invalid_request_error"), here)
+    model, role = reading.question.model, reading.role
+    if role is None:
+        message = f"The simulator knows no option or fault `{reading.slip}` (in `{model}`)."
+        missing = Refusal(404, message, "invalid_request_error", "model_not_found", "model")
+        return refuse(spoken, missing, here, reading)
+    fired = role.faults and _fired(role, here.occasion(model))
+    for chosen in fired:
+        if chosen.fault.refuse:
+            return refuse(spoken, chosen.fault.refuse(chosen.arguments), here, reading, chosen.name)
+    return _answer(spoken, reading, role.behaviour, fired, here)
+
+
+# Pure, so that the repeated requests of a load test are read and thought about once.
+@functools.lru_cache(512)
+def _read(parse: Callable[[bytes], Question], prefix: str, body: bytes) -> Reading:
+    question = parse(body)
     mark = nonce(question.asked)
-    known = Performance(Script(b"", ()), 200, question.model, question.stream, True, mark)
     try:
         role = read_name(question.model, prefix)
     except UnknownNameError as error:
-        message = f"The simulator knows no option or fault `{error}` (in `{question.model}`)."
-        missing = Refusal(404, message, "invalid_request_error", "model_not_found", "model")
-        return refuse(spoken, missing, here, known)
-    fired = role.faults and _fired(role, here.occasion(question.model))
-    for chosen in fired:
-        if chosen.fault.refuse:
-            known = replace(known, fault=chosen.name)
-            return refuse(spoken, chosen.fault.refuse(chosen.arguments), here, known, role.behaviour)
-    return _answer(spoken, question, role.behaviour, fired, here, known)
+        return Reading(question, mark, None, None, str(error))
+    return Reading(question, mark, role, decide(question, role.behaviour))
 
 
 def _fired(role: Role, occasion: Occasion) -> tuple[Chosen, ...]:
@@ -111,28 +140,20 @@ def _fired(role: Role, occasion: Occasion) -> tuple[Chosen, ...]:
 
 
 def refuse(
-    spoken: Format,
-    refusal: Refusal,
-    here: Circumstances,
-    known: Performance | None = None,
-    behaviour: Behaviour | None = None,
+    spoken: Format, refusal: Refusal, here: Circumstances, reading: Reading | None = None, fault: str | None = None
 ) -> Performance:
     """An error in place of an answer."""
     headers = (("x-request-id", f"req_{here.n:016x}"), *refusal.headers)
     reply = Reply(refusal.status, _JSON, (Event(spoken.render_error(refusal)),), headers=headers)
-    script = _paced(reply, behaviour or Behaviour(), here.keep_alive and not refusal.close)
-    return replace(known or Performance(script, 0), script=script, status=refusal.status)
+    behaviour = reading.role.behaviour if reading and reading.role else Behaviour()
+    script = _paced(reply, behaviour, here.keep_alive and not refusal.close)
+    return Performance(script, refusal.status, reading, fault)
 
 
 def _answer(
-    spoken: Format,
-    question: Question,
-    behaviour: Behaviour,
-    fired: tuple[Chosen, ...],
-    here: Circumstances,
-    known: Performance,
+    spoken: Format, reading: Reading, behaviour: Behaviour, fired: tuple[Chosen, ...], here: Circumstances
 ) -> Performance:
-    answer = decide(question, behaviour)
+    question, answer = reading.question, cast(Answer, reading.answer)
     identity = f"{here.n:012x}{answer.seed & 0xFFFFFFFFFFFF:012x}"
     headers = (("x-request-id", f"req_{here.n:016x}"),)
     if question.stream:
@@ -142,30 +163,31 @@ def _answer(
         event = spoken.render_answer(question, answer, behaviour, identity, here.created)
         reply = Reply(200, _JSON, (event,), headers=headers)
     for chosen in fired:
-        fault = chosen.fault
-        if fault.reply:
-            reply = fault.reply(reply, chosen.arguments)
-        if fault.error_after:
-            error = spoken.render_error_event(STREAM_ERROR)
-            reply = edits.error_after(reply, fault.error_after(chosen.arguments), error)
-        if fault.chunked:
-            reply = replace(reply, chunked=True)
-    for edit, field in _REPLACEMENTS:
-        if getattr(behaviour, field):
-            reply = edit(reply)
+        reply = _broken(spoken, reply, chosen)
+    if behaviour.spaced:
+        reply = edits.spaced(reply)
+    if behaviour.comments:
+        reply = edits.comments(reply)
+    if behaviour.crlf:
+        reply = edits.crlf(reply)
     script = _paced(reply, behaviour, here.keep_alive)
     for chosen in fired:
         if chosen.fault.script:
             script = chosen.fault.script(script, chosen.arguments)
     if behaviour.split:
         script = split_script(script, behaviour.split)
-    return replace(
-        known,
-        script=script,
-        fault=fired[0].name if fired else None,
-        usage=spoken.render_usage(answer),
-        finish_reason=answer.choices[0].finish_reason,
-    )
+    usage = functools.partial(spoken.render_usage, answer)
+    return Performance(script, 200, reading, fired[0].name if fired else None, usage)
+
+
+def _broken(spoken: Format, reply: Reply, chosen: Chosen) -> Reply:
+    fault = chosen.fault
+    if fault.reply:
+        reply = fault.reply(reply, chosen.arguments)
+    if fault.error_after:
+        error = spoken.render_error_event(STREAM_ERROR)
+        reply = edits.error_after(reply, fault.error_after(chosen.arguments), error)
+    return replace(reply, chunked=True) if fault.chunked else reply
 
 
 def _paced(reply: Reply, behaviour: Behaviour, keep_alive: bool) -> Script:

@@ -25,7 +25,7 @@ from waypost.sim.script import Event, Refusal, Reply, Script, Send, Wait, render
 
 _PENDING = 64
 _WRITE = 65536
-_CREDENTIALS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+_CREDENTIALS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _EARLY = b"early-413"
 
 
@@ -37,13 +37,9 @@ class Request(msgspec.Struct):
     headers: list[tuple[bytes, bytes]] = []
     parts: list[bytes] = []
     keep_alive: bool = True
+    expects: bool = False
     complete: bool = False
     answered_early: bool = False
-
-    @property
-    def path(self) -> str:
-        """The target without its query."""
-        return self.target.split(b"?", 1)[0].decode("latin-1")
 
     @property
     def body(self) -> bytes:
@@ -64,19 +60,19 @@ class Simulator:
         self._ends: collections.Counter[tuple[str, str]] = collections.Counter()
         self._by_model: collections.Counter[str] = collections.Counter()
 
-    def perform(self, request: Request, connection: Connection) -> Performance:
-        """Decide what a request gets. Requests for chat are counted; the others are answered in passing."""
+    def perform(self, request: Request, found: tuple[Format, str] | None, connection: Connection) -> Performance:
+        """Decide what a request gets; `found` is the format and prefix of a request for chat."""
         here = Circumstances(
             self.requests,
             int(self.clock()),
             request.keep_alive,
             lambda model: self._occasion(model, connection.served),
         )
-        path = request.path
-        if found := find_format(path):
+        if found:
             if request.method == "POST":
                 return perform(found[0], found[1], request.body, here)
             return refuse(found[0], Refusal(405, "Send a POST.", "invalid_request_error"), here)
+        path = request.target.split(b"?", 1)[0].decode("latin-1")
         if body := self._information(path):
             return Performance(_plain(body, request.keep_alive), 200)
         missing = Refusal(404, f"Nothing at {path}.", "invalid_request_error", "unknown_url")
@@ -174,7 +170,7 @@ class Play:
             known.status if sent else None,
             sent,
             self.events,
-            known.usage if self.usage_sent else None,
+            known.usage() if known.usage and self.usage_sent else None,
             hashlib.sha256(text.encode()).hexdigest(),
             len(text),
             known.finish_reason,
@@ -253,13 +249,15 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
-        self._request.headers.append((name.lower(), value))
+        self._request.headers.append((name, value))
+        if len(name) == 6 and name.lower() == b"expect":
+            self._request.expects = True
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._request.method = self._parser.get_method().decode()
         self._request.keep_alive = self._parser.should_keep_alive()
-        if (b"expect", b"100-continue") in self._request.headers and _EARLY not in self._request.target:
+        if self._request.expects and _EARLY not in self._request.target:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -284,19 +282,22 @@ class Connection(asyncio.Protocol):
     def _start(self, request: Request) -> None:
         self._stop_timer()
         simulator = self._simulator
-        chat = find_format(request.path) is not None
-        if chat:
+        found = find_format(request.target)
+        if found:
             simulator.requests += 1
             simulator.open += 1
-        performance = simulator.perform(request, self)
-        play = self._play = Play(simulator.requests if chat else 0, performance)
-        if chat and simulator.journal is not None:
+        performance = simulator.perform(request, found, self)
+        play = self._play = Play(simulator.requests if found else 0, performance)
+        if found and simulator.journal is not None:
             simulator.journal.append(self._opened(request, play))
         self._advance(play)
 
     def _opened(self, request: Request, play: Play) -> Opened:
         known = play.performance
-        credential = next((value for name, value in request.headers if name in _CREDENTIALS), None)
+        reading = known.reading
+        names = [name.decode("latin-1").lower() for name, _ in request.headers]
+        values = zip(names, request.headers, strict=True)
+        credential = next((value for name, (_, value) in values if name in _CREDENTIALS), None)
         return Opened(
             play.n,
             self._number,
@@ -304,12 +305,12 @@ class Connection(asyncio.Protocol):
             request.method,
             request.target.decode("latin-1"),
             known.model,
-            known.stream,
-            [name.decode("latin-1") for name, _ in request.headers],
+            reading is not None and reading.question.stream,
+            names,
             None if credential is None else fingerprint(credential.removeprefix(b"Bearer ")),
             hashlib.sha256(request.body).hexdigest(),
-            kept_body(request.body, known.valid),
-            known.nonce,
+            kept_body(request.body, reading is not None),
+            reading.nonce if reading else None,
             known.fault,
         )
 
@@ -323,8 +324,10 @@ class Connection(asyncio.Protocol):
             step = play.steps[play.next]
             if isinstance(step, Wait):
                 play.next += 1
-                later = self._loop.call_later(step.seconds, self._advance, play)
-                self._timer = later if step.seconds else self._loop.call_soon(self._advance, play)
+                if step.seconds:
+                    self._timer = self._loop.call_later(step.seconds, self._advance, play)
+                else:
+                    self._timer = self._loop.call_soon(self._advance, play)
                 return
             data = play.take()
             if play.finished and play.performance.script.finish != "silent":
