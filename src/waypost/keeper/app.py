@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import uvloop
 
 from waypost.keeper.accounts import Accounts
-from waypost.keeper.folder import FolderTaken, database_path, taken
+from waypost.keeper.folder import FolderUnusable, database_path, taken
 from waypost.keeper.link import Links
 from waypost.keeper.store.database import UnusableDatabase
 from waypost.keeper.store.sqlite import open_sqlite
@@ -71,10 +71,8 @@ async def _keep(data: pathlib.Path, plans: Sequence[str], parent: int | None, on
                 await _serve(path, Links(Accounts(database, plans, time.time)), parent, on_ready)
             finally:
                 await database.close()
-    except (FolderTaken, UnusableDatabase) as error:
+    except (FolderUnusable, UnusableDatabase) as error:
         raise CannotStart(str(error)) from None
-    except OSError as error:
-        raise CannotStart(f"cannot use the data folder {data}: {error}") from None
 
 
 async def _serve(path: pathlib.Path, links: Links, parent: int | None, on_ready: Callable[[], None]) -> None:
@@ -107,7 +105,10 @@ def _listening(path: pathlib.Path) -> Iterator[socket.socket]:
     """The socket at `path`, mode 0600 before anyone can connect. The folder's lock allows replacing a stale one."""
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
+        try:
+            listener.bind(str(path))
+        except OSError as error:
+            raise CannotStart(f"cannot listen at {path}: {error.strerror}") from None
         try:
             path.chmod(0o600)
             yield listener

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from waypost.keeper.folder import FolderTaken, database_path, taken
+from waypost.keeper.folder import FolderTaken, FolderUnusable, database_path, taken
 from waypost.link import (
     AccountRecords,
     AnyMessage,
@@ -41,12 +41,10 @@ async def administer(data: pathlib.Path, plans: Sequence[str], message: AnyMessa
     try:
         async with _opened(data, plans) as ask:
             return await _ask_in_full(ask, message)
-    except (FolderTaken, LinkError) as error:
+    except (FolderUnusable, LinkError) as error:
         return Failed("UNAVAILABLE", str(error))
     except (LinkLost, TimeoutError):
         return Failed("UNAVAILABLE", f"the keeper of {data} did not answer; whether the change was made is not known")
-    except OSError as error:
-        return Failed("UNAVAILABLE", f"cannot use the data folder {data}: {error}")
 
 
 async def _ask_in_full(ask: Ask, message: AnyMessage) -> AnyMessage:
@@ -94,15 +92,10 @@ async def _opened_database(data: pathlib.Path, plans: Sequence[str]) -> AsyncIte
     from waypost.keeper.store.database import UnusableDatabase
     from waypost.keeper.store.sqlite import open_sqlite
 
-    async def refuse(_message: AnyMessage) -> AnyMessage:
-        return failed
-
     try:
         database = await open_sqlite(database_path(data))
     except UnusableDatabase as error:
-        failed = Failed("UNAVAILABLE", str(error))
-        yield refuse
-        return
+        raise FolderUnusable(str(error)) from error
     try:
         yield Accounts(database, plans, time.time).ask
     finally:
@@ -116,6 +109,6 @@ async def _connect(path: pathlib.Path) -> Framed | None:
         _, peer = await asyncio.get_running_loop().create_unix_connection(
             lambda: Framed(lambda *_: None, lambda *_: None), str(path)
         )
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None
+    except OSError:
+        return None  # nobody listens, or what is in the way will show when the folder is taken
     return peer

@@ -10,7 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
-class FolderTaken(Exception):
+class FolderUnusable(Exception):
+    """The data folder, or what is in it, cannot be used; the message says which and why."""
+
+
+class FolderTaken(FolderUnusable):
     """Another process holds the data folder; the message names it."""
 
 
@@ -30,11 +34,14 @@ async def taken(
 ) -> AsyncIterator[None]:
     """Create `data` (mode 0700) if it is missing and hold its lock, waiting up to `patience` seconds for it.
 
-    `give_up` is asked before every wait; true ends the waiting. Raises `FolderTaken` or `OSError`. The kernel drops the
-    lock of a process that dies.
+    `give_up` is asked before every wait; true ends the waiting. Raises `FolderUnusable`. The kernel drops the lock of a
+    process that dies.
     """
-    os.makedirs(data, mode=0o700, exist_ok=True)
-    lock = os.open(lock_path(data), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.makedirs(data, mode=0o700, exist_ok=True)
+        lock = os.open(lock_path(data), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise FolderUnusable(f"cannot use the data folder {data}: {error.strerror}") from None
     try:
         deadline = asyncio.get_running_loop().time() + patience
         while not _lock(lock):
