@@ -1,0 +1,201 @@
+"""The keeper's links: calls answered, changes pushed to every worker before they are confirmed."""
+
+import asyncio
+import contextlib
+import sqlite3
+
+from tests.keeper.running import running_keeper, until
+
+from waypost.keeper.folder import database_path
+from waypost.keys import digest_of, mint_key
+from waypost.link import (
+    PROTOCOL,
+    CreateKey,
+    Failed,
+    Forget,
+    ForgetAll,
+    Framed,
+    Hello,
+    Identify,
+    Identity,
+    ListKeys,
+    RevokeKey,
+    SetAccount,
+    Welcome,
+    render_frame,
+    socket_path,
+)
+
+
+class Visitor:
+    """A connection to the keeper, and everything it was told without asking, in order."""
+
+    def __init__(self, peer: Framed, heard: list) -> None:
+        self.peer = peer
+        self.heard = heard
+
+    async def ask(self, message):
+        reply = await self.peer.call(message, 30)
+        self.heard.append(("reply", reply))
+        return reply
+
+
+@contextlib.asynccontextmanager
+async def visiting(data, *, hello: bool = True):
+    heard: list = []
+    lost = asyncio.Event()
+    _, peer = await asyncio.get_running_loop().create_unix_connection(
+        lambda: Framed(lambda _peer, call_id, message: heard.append((call_id, message)), lambda *_: lost.set()),
+        str(socket_path(data)),
+    )
+    visitor = Visitor(peer, heard)
+    try:
+        if hello:
+            assert await visitor.ask(Hello(1)) == Welcome(PROTOCOL)
+            heard.clear()
+        yield visitor
+    finally:
+        peer.close()
+        await lost.wait()
+
+
+def test_identify():
+    with running_keeper() as keeper:
+
+        async def run():
+            created = await keeper.create_key()
+            async with visiting(keeper.data) as worker:
+                known = await worker.ask(Identify(digest_of(created.key.encode())))
+                unknown = await worker.ask(Identify(digest_of(mint_key().encode())))
+                return known, unknown, await worker.ask(Identify(b""))
+
+        known, unknown, nonsense = asyncio.run(run())
+        assert known == Identity(1, 1, "ann", "free", "inference", "default")
+        assert unknown is None and nonsense is None
+
+
+def test_every_worker_hears_of_a_change_before_whoever_made_it():
+    with running_keeper() as keeper:
+
+        async def run():
+            async with visiting(keeper.data) as one, visiting(keeper.data) as two, visiting(keeper.data) as maker:
+                created = await maker.ask(CreateKey("ann", "free"))
+                forget = (0, Forget(digest_of(created.key.encode())))
+                await maker.ask(SetAccount("ann", plan="max"))
+                await maker.ask(RevokeKey(created.key))
+                for worker in (one, two):
+                    await until(lambda worker=worker: len(worker.heard) >= 3)
+                    assert worker.heard == [forget, forget, forget]
+                assert [said if said == forget else said[0] for said in maker.heard] == [forget, "reply"] * 3
+
+        asyncio.run(run())
+
+
+def test_a_command_is_told_nothing():
+    with running_keeper() as keeper:
+
+        async def run():
+            async with visiting(keeper.data, hello=False) as command, visiting(keeper.data) as worker:
+                await command.ask(CreateKey("ann", "free"))
+                await until(lambda: worker.heard)
+                assert [kind for kind, _ in command.heard] == ["reply"]
+
+        asyncio.run(run())
+
+
+def test_listing_and_refused_changes_are_not_pushed():
+    with running_keeper() as keeper:
+
+        async def run():
+            async with visiting(keeper.data) as worker:
+                await worker.ask(ListKeys())
+                await worker.ask(CreateKey("ann", "gold"))
+                await worker.ask(RevokeKey("1"))
+                assert [kind for kind, _ in worker.heard] == ["reply"] * 3
+
+        asyncio.run(run())
+
+
+def test_a_worker_of_another_protocol_is_not_welcome():
+    with running_keeper() as keeper:
+
+        async def run():
+            async with visiting(keeper.data, hello=False) as worker:
+                return await worker.ask(Hello(3, PROTOCOL + 1))
+
+        failed = asyncio.run(run())
+        assert failed == Failed(
+            "UNAVAILABLE", f"the keeper speaks link protocol {PROTOCOL}, worker 3 speaks {PROTOCOL + 1}"
+        )
+
+
+def test_a_keeper_whose_database_fails_welcomes_nobody_and_answers_unavailable():
+    with running_keeper() as keeper:
+
+        async def run():
+            digest = digest_of((await keeper.create_key()).key.encode())
+            async with visiting(keeper.data) as worker, visiting(keeper.data, hello=False) as newcomer:
+                broken = sqlite3.connect(database_path(keeper.data))
+                broken.execute("ALTER TABLE keys RENAME TO lost")
+                failures = [await worker.ask(Identify(digest)), await newcomer.ask(Hello(2))]
+                broken.execute("ALTER TABLE lost RENAME TO keys")
+                broken.close()
+                assert [failed.code for failed in failures] == ["UNAVAILABLE"] * 2
+                assert (await worker.ask(Identify(digest))).account == "ann"
+                assert await newcomer.ask(Hello(2)) == Welcome(PROTOCOL)
+
+        asyncio.run(run())
+        code, errors = keeper.stop()
+        assert code == 0
+        assert "Traceback" not in errors
+
+
+def test_what_is_not_a_frame_ends_that_connection_alone():
+    with running_keeper() as keeper:
+
+        async def run():
+            async with visiting(keeper.data) as worker:
+                for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 8, render_frame(1, Hello(1))[:4] + b"\xc1" * 99):
+                    reader, writer = await asyncio.open_unix_connection(str(socket_path(keeper.data)))
+                    writer.write(garbage)
+                    async with asyncio.timeout(30):
+                        assert await reader.read() == b""
+                    writer.close()
+                    await writer.wait_closed()
+                assert (await worker.ask(ListKeys())).rows == ()
+
+        asyncio.run(run())
+
+
+def test_a_call_that_the_keeper_does_not_answer_is_said():
+    with running_keeper() as keeper:
+
+        async def run():
+            async with visiting(keeper.data) as worker:
+                return await worker.ask(ForgetAll())
+
+        assert asyncio.run(run()) == Failed("INVALID_REQUEST", "the keeper does not answer ForgetAll")
+
+
+def test_a_worker_that_does_not_read_is_cut_off_and_holds_up_nobody():
+    with running_keeper() as keeper:
+
+        async def run():
+            async with visiting(keeper.data) as worker:
+                for _ in range(200):
+                    await worker.ask(CreateKey("ann", "free"))
+                reader, writer = await asyncio.open_unix_connection(str(socket_path(keeper.data)), limit=1024)
+                writer.write(render_frame(1, Hello(66)))
+                await reader.readexactly(4)
+                writer.transport.pause_reading()  # stopped, as by SIGSTOP
+                errors = asyncio.get_running_loop().run_in_executor(None, keeper.process.stderr.readline)
+                async with asyncio.timeout(60):
+                    for turn in range(1000):
+                        await worker.ask(SetAccount("ann", plan=("max", "free")[turn % 2]))
+                        if errors.done():
+                            break
+                assert await errors == "worker 66 does not read; cutting its link\n"
+                assert (await worker.ask(SetAccount("ann", plan="max"))).plan == "max"
+                writer.transport.abort()
+
+        asyncio.run(run())
