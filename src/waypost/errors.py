@@ -26,7 +26,7 @@ class Failure(msgspec.Struct, frozen=True):
 TABLE: tuple[Failure, ...] = (
     # What the caller sent
     Failure("BAD_REQUEST", 400, "invalid_request_error", "the bytes are not HTTP/1.1 as RFC 9112 has it"),
-    Failure("INVALID_REQUEST", 400, "invalid_request_error", "the body is not what the endpoint takes; `param` names the field"),
+    Failure("INVALID_REQUEST", 400, "invalid_request_error", "the body is not what the endpoint takes, or the upstream refused its content (then with the upstream's own status and message); `param` names the field"),
     Failure("INVALID_MODEL", 400, "invalid_request_error", "no such model or route"),
     Failure("AUTHENTICATION_ERROR", 401, "authentication_error", "the key or token is missing, unknown, revoked or expired"),
     Failure("MODEL_NOT_ALLOWED", 403, "permission_error", "the account's plan does not include this model"),
@@ -39,7 +39,6 @@ TABLE: tuple[Failure, ...] = (
     Failure("UNSUPPORTED_ENCODING", 415, "invalid_request_error", "the body's Content-Encoding is neither identity nor gzip"),
     Failure("HEADERS_TOO_LARGE", 431, "invalid_request_error", "the headers are more than 100 or larger than 16 KiB"),
     # What the upstreams did
-    Failure("UPSTREAM_REJECTED", 400, "invalid_request_error", "the upstream refused the request's content; its own status and message are passed on"),
     Failure("CONTEXT_LENGTH_EXCEEDED", 400, "invalid_request_error", "the upstream says that the prompt is too long for the model"),
     Failure("UPSTREAM_RATE_LIMITED", 429, "rate_limit_error", "every upstream in the chain is rate-limiting us", chain=True),
     Failure("PROVIDER_ERROR", 502, "api_error", "every upstream in the routing chain failed", chain=True),

@@ -1,0 +1,289 @@
+"""The command line: `waypost serve · sim · keys · accounts · models`. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import cyclopts
+from cyclopts import Parameter
+
+from waypost import __version__
+
+if TYPE_CHECKING:
+    from waypost.config import Config
+    from waypost.link import AnyMessage
+
+app = cyclopts.App(
+    "waypost", version=__version__, help="An OpenAI-compatible router for language models that you run yourself."
+)
+keys = cyclopts.App("keys", help="Create, list and revoke API keys.")
+accounts = cyclopts.App("accounts", help="Create, list and change accounts.")
+app.command(keys)
+app.command(accounts)
+
+Path = pathlib.Path
+ConfigOption = Annotated[
+    Path | None, Parameter(name="--config", help="The configuration; default: waypost.toml in this folder, if there.")
+]
+DataOption = Annotated[Path | None, Parameter(name="--data", help="The data folder; default: ~/.local/share/waypost.")]
+
+
+@app.command
+def serve(
+    *,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    listen: Annotated[str | None, Parameter(help="HOST:PORT or unix:PATH, instead of server.listen.")] = None,
+    workers: Annotated[
+        int | None, Parameter(help="Worker processes, instead of server.workers; 0: one a core.")
+    ] = None,
+) -> None:
+    """Serve. Without a configuration: every provider whose usual key is in the environment, and route/demo."""
+    from waypost import greeting, supervisor
+    from waypost.config import ConfigError, parse_listen
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    path, folder = find_config(config), find_data(data)
+    settings = load_config(path, folder)
+    address = listen or settings.server.listen
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        parse_listen(address)
+        sockets = supervisor.bind(address, workers or settings.server.workers or os.cpu_count() or 1)
+    except (ConfigError, ValueError, OSError) as error:
+        fail(str(error))
+    simulator = None if path is not None else simulator_socket(folder)
+    greeter = greeting.Greeting(
+        folder, settings, greeting.address_of(sockets[0], settings), time.time, fresh=path is None
+    )
+    raise SystemExit(
+        supervisor.Supervisor(
+            lambda: read_config(path, folder),
+            folder,
+            sockets,
+            path,
+            keeper=lambda parent: keep(folder, settings, parent),
+            simulator=(lambda parent: simulate(simulator, parent)) if simulator is not None else None,
+        ).run(greeter.send)
+    )
+
+
+def keep(folder: Path, settings: Config, parent: int) -> None:
+    """The keeper's process; its imports are its own."""
+    from waypost.keeper.app import run_keeper
+
+    run_keeper(folder, list(settings.plans), parent)
+
+
+def simulate(socket: Path, parent: int) -> None:
+    """The simulator's process behind `route/demo`."""
+    from waypost.sim.app import run
+
+    run(f"unix:{socket}", None, parent=parent)
+
+
+@app.command
+def sim(
+    *,
+    listen: Annotated[str, Parameter(help="HOST:PORT (port 0: a free one) or unix:PATH.")] = "127.0.0.1:0",
+    journal: Annotated[Path | None, Parameter(help="Append what is received and sent to this file.")] = None,
+) -> None:
+    """Run the simulated provider on its own; it speaks OpenAI's format and fails on demand."""
+    from waypost.sim.app import run
+
+    try:
+        run(listen, journal, ready=lambda address: print(f"listening on {address}", flush=True))
+    except (OSError, ValueError) as error:
+        fail(f"sim: {error}")
+
+
+@app.command
+def models(*, config: ConfigOption = None, data: DataOption = None) -> None:
+    """List the configured models and their chains."""
+    from rich.table import Table
+
+    settings = load_config(find_config(config), find_data(data))
+    table = Table("model", "chain", "context", "input $/M", "output $/M", box=None, header_style="bold")
+    for name, model in settings.models.items():
+        price = model.price
+        context = "" if model.context is None else f"{model.context:,}"
+        table.add_row(
+            name, " → ".join(model.chain), context, price.input if price else "", price.output if price else ""
+        )
+    show(table)
+
+
+@keys.command(name="create")
+def create_key(
+    *,
+    account: Annotated[str, Parameter(help="The account; it is created where it does not exist.")],
+    plan: Annotated[str | None, Parameter(help="The plan of a new account; may be left out if there is one.")] = None,
+    label: Annotated[str, Parameter(help="What the key is for.")] = "default",
+    management: Annotated[bool, Parameter(negative="", help="A key that manages and never infers.")] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Create a key. It is printed once, alone on standard output, and stored only as a digest."""
+    from waypost.link import CreatedKey, CreateKey
+
+    reply = ask(CreateKey(account, plan, label, "management" if management else "inference"), config, data)
+    assert isinstance(reply, CreatedKey)
+    print(reply.key)
+
+
+@keys.command(name="list")
+def list_keys(*, account: str | None = None, config: ConfigOption = None, data: DataOption = None) -> None:
+    """List the keys, of one account or of all."""
+    from rich.table import Table
+
+    from waypost.link import KeyRecords, ListKeys
+
+    reply = ask(ListKeys(account), config, data)
+    assert isinstance(reply, KeyRecords)
+    table = Table("id", "key", "account", "label", "kind", "created", "revoked", box=None, header_style="bold")
+    for row in reply.rows:
+        revoked = day(row.revoked_at) if row.revoked_at is not None else ""
+        table.add_row(str(row.id), row.shown, row.account, row.label, row.kind, day(row.created_at), revoked)
+    show(table)
+
+
+@keys.command(name="revoke")
+def revoke_key(key: str, /, *, config: ConfigOption = None, data: DataOption = None) -> None:
+    """Revoke a key, by its id, its shown beginning, or the key itself; workers forget it within a second."""
+    from waypost.link import KeyRecord, RevokeKey
+
+    reply = ask(RevokeKey(key), config, data)
+    assert isinstance(reply, KeyRecord)
+    print(f"revoked {reply.shown} (id {reply.id}, account {reply.account}, {reply.label})")
+
+
+@accounts.command(name="create")
+def create_account(
+    name: str, /, *, plan: str | None = None, config: ConfigOption = None, data: DataOption = None
+) -> None:
+    """Create an account on a plan."""
+    from waypost.link import AccountRecord, CreateAccount
+
+    reply = ask(CreateAccount(name, plan), config, data)
+    assert isinstance(reply, AccountRecord)
+    print(f"created {reply.name} on plan {reply.plan}")
+
+
+@accounts.command(name="set")
+def set_account(
+    name: str,
+    /,
+    *,
+    plan: Annotated[str | None, Parameter(help="Move it to this plan.")] = None,
+    disabled: Annotated[
+        bool | None, Parameter(negative="--enabled", help="Refuse, or accept again, all its keys.")
+    ] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Change an account's plan, or disable it."""
+    from waypost.link import AccountRecord, SetAccount
+
+    reply = ask(SetAccount(name, plan, disabled), config, data)
+    assert isinstance(reply, AccountRecord)
+    print(f"{reply.name} is on plan {reply.plan}{', disabled' if reply.disabled else ''}")
+
+
+@accounts.command(name="list")
+def list_accounts(*, config: ConfigOption = None, data: DataOption = None) -> None:
+    """List the accounts."""
+    from rich.table import Table
+
+    from waypost.link import AccountRecords, ListAccounts
+
+    reply = ask(ListAccounts(), config, data)
+    assert isinstance(reply, AccountRecords)
+    table = Table("account", "plan", "keys", "created", "", box=None, header_style="bold")
+    for row in reply.rows:
+        table.add_row(row.name, row.plan, str(row.keys), day(row.created_at), "disabled" if row.disabled else "")
+    show(table)
+
+
+# What the commands share
+
+
+def ask(message: AnyMessage, config: Path | None, data: Path | None) -> AnyMessage:
+    """Through the keeper, or the database itself where none runs; a failure ends the command."""
+    import asyncio
+
+    from waypost.keeper.direct import administer
+    from waypost.link import Failed
+
+    folder = find_data(data)
+    settings = load_config(find_config(config), folder)
+    reply = asyncio.run(administer(folder, list(settings.plans), message))
+    if isinstance(reply, Failed):
+        fail(reply.message)
+    return reply
+
+
+def find_config(option: Path | None) -> Path | None:
+    """The configuration file, if there is one."""
+    if option is not None:
+        return option.absolute()
+    here = Path("waypost.toml")
+    return here.absolute() if here.exists() else None
+
+
+def find_data(option: Path | None) -> Path:
+    """The data folder."""
+    if option is not None:
+        return option.absolute()
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share", "waypost")
+
+
+def simulator_socket(folder: Path) -> Path:
+    """Where the simulator behind `route/demo` listens."""
+    return folder / "simulator.sock"
+
+
+def read_config(path: Path | None, folder: Path) -> Config:
+    """The configuration as it is now. Raises ConfigError."""
+    from waypost import config
+
+    if path is not None:
+        return config.load(path)
+    return config.default(os.environ, str(simulator_socket(folder)))
+
+
+def load_config(path: Path | None, folder: Path) -> Config:
+    """The configuration, or the end of the command with its error."""
+    from waypost.config import ConfigError
+
+    try:
+        return read_config(path, folder)
+    except ConfigError as error:
+        fail(str(error))
+
+
+def day(seconds: float) -> str:
+    """A UTC instant as people write it."""
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
+
+
+def show(table: object) -> None:
+    """A table on standard output; piped to a program it keeps its full width."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 240, highlight=False).print(table)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong on standard error and end with exit code 2."""
+    print(f"waypost: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """The `waypost` command."""
+    app()

@@ -1,0 +1,309 @@
+"""`waypost.toml` → frozen structs. Every error names the file, the table and the key, and says what would be right."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from waypost import providers
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Dollars = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,9})?$")]
+Window = Literal["minute", "hour", "day", "month"]
+T = TypeVar("T")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message says where and why."""
+
+
+class Secret:
+    """A string that does not print: in logs, errors and reprs it is `Secret(…)`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The string itself, for the one place that sends it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file: what is not a setting is an error."""
+
+
+class TLS(Table, frozen=True):
+    """`tls = { certificate = "FILE", key = "FILE" }`: PEM files for the listener."""
+
+    certificate: str
+    key: str
+
+
+class Server(Table, frozen=True):
+    """`[server]`."""
+
+    listen: str = "127.0.0.1:8080"  # HOST:PORT, or unix:PATH
+    workers: Count = 0  # 0: one for every core
+    error_format: Literal["auto", "text", "json"] = "auto"
+    max_body: str = "25MiB"
+    cors: tuple[str, ...] = ()  # origins that browsers may call from; "*" for every one
+    tls: TLS | None = None
+    keepalive: Count = 15  # seconds of silence after which a waiting stream gets a comment; 0: never
+    drain: Seconds = 30.0  # seconds that requests in flight may take after SIGTERM
+
+
+class Store(Table, frozen=True):
+    """`[store]`."""
+
+    database: Literal["sqlite"] = "sqlite"  # in the data folder
+
+
+class Timeouts(Table, frozen=True):
+    """Seconds to wait for one attempt at an upstream."""
+
+    connect: Seconds = 5.0
+    first_byte: Seconds = 300.0
+    idle: Seconds = 60.0  # between two reads of an answer
+    total: Seconds = 600.0
+
+
+class Provider(Table, frozen=True):
+    """`[providers.NAME]`. A name that stands in `providers.py` needs only keys."""
+
+    format: Literal["openai"] = "openai"
+    base_url: str = ""
+    keys: tuple[str, ...] = ()  # env:NAME, file:PATH, or the secret itself
+    timeouts: Timeouts = Timeouts()
+    socket: str = ""  # a UNIX socket's path to connect to instead of the host in base_url
+    ca: str = ""  # a PEM file of authorities to trust instead of the system's
+    idle: Seconds | None = None  # seconds that an unused connection is kept
+    connections: Positive = 1000
+
+
+class Price(Table, frozen=True):
+    """USD per million tokens."""
+
+    input: Dollars
+    output: Dollars
+    cache_read: Dollars | None = None
+
+
+class Model(Table, frozen=True):
+    """`[models."NAME"]`: the chain of upstreams that answers for a name, each `provider/upstream model id`."""
+
+    chain: tuple[str, ...]
+    strategy: Literal["ordered"] = "ordered"
+    price: Price | None = None
+    context: Positive | None = None  # tokens
+    modalities: tuple[str, ...] = ()  # of the input: text, image, audio, file, video
+
+
+class Plan(Table, frozen=True):
+    """`[plans.NAME]`: what an account on it may use. `models` are patterns with `*`."""
+
+    models: tuple[str, ...] = ("*",)
+    requests: dict[Window, Count] = {}
+    tokens: dict[Window, Count] = {}
+    spend: dict[Literal["day", "month", "total"], Dollars] = {}
+    streams: Count | None = None
+    timezone: str = "UTC"
+
+    def allows(self, model: str) -> bool:
+        """Does one of the patterns cover this model name?"""
+        return any(covers(pattern, model) for pattern in self.models)
+
+    @property
+    def limits(self) -> list[str]:
+        """The settings that limit use."""
+        return [name for name in ("requests", "tokens", "spend", "streams") if getattr(self, name) not in ({}, None)]
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The whole configuration, checked."""
+
+    server: Server = Server()
+    store: Store = Store()
+    providers: dict[str, Provider] = {}
+    models: dict[str, Model] = {}
+    plans: dict[str, Plan] = {}
+
+    @property
+    def max_body(self) -> int:
+        """`server.max_body` in bytes."""
+        return parse_size(self.server.max_body)
+
+
+def covers(pattern: str, name: str) -> bool:
+    """`*` stands for any run of characters, slashes too; everything else is literal."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None
+
+
+def parse_size(text: str) -> int:
+    """`25MiB`, `512KiB`, `1048576` → bytes. Raises ValueError."""
+    match = re.fullmatch(r"(\d{1,12})\s*(B|KiB|MiB|GiB)?", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size: write 25MiB, 512KiB or a number of bytes")
+    return int(match[1]) * {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[match[2]]
+
+
+def parse_listen(text: str) -> tuple[str, int] | str:
+    """`HOST:PORT` → (host, port); `unix:PATH` → the path. Raises ValueError."""
+    if text.startswith("unix:") and len(text) > 5:
+        return text[5:]
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not an address: write HOST:PORT or unix:PATH")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  an empty host is the operator's word for all
+
+
+def read_secret(text: str, environment: Mapping[str, str]) -> Secret:
+    """`env:NAME` and `file:PATH` are looked up, anything else is the secret. Raises ValueError without printing it."""
+    if text.startswith("env:"):
+        value = environment.get(text[4:], "")
+        if not value:
+            raise ValueError(f"the environment variable {text[4:]} is not set")
+    elif text.startswith("file:"):
+        try:
+            value = pathlib.Path(text[5:]).read_text().strip()
+        except OSError as error:
+            raise ValueError(f"the file {text[5:]} cannot be read: {error.strerror}") from None
+        if not value:
+            raise ValueError(f"the file {text[5:]} is empty")
+    else:
+        value = text
+    if not value or not value.isascii() or not value.isprintable():
+        raise ValueError("the secret is empty or has characters that cannot stand in a header")
+    return Secret(value)
+
+
+# From the file to the structs
+
+TABLES: dict[str, Any] = {"server": Server, "store": Store}
+NAMED_TABLES: dict[str, Any] = {"providers": Provider, "models": Model, "plans": Plan}
+
+
+def load(path: pathlib.Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and check a file. Raises ConfigError."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    try:
+        return parse(raw, environment)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse(raw: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
+    """TOML's data → Config. Raises ConfigError."""
+    for name in raw:
+        if name not in TABLES and name not in NAMED_TABLES:
+            raise ConfigError(f"[{name}]: no such table; known are {', '.join([*TABLES, *NAMED_TABLES])}")
+    fields: dict[str, Any] = {name: convert(raw.get(name, {}), struct, name) for name, struct in TABLES.items()}
+    for name, struct in NAMED_TABLES.items():
+        tables = raw.get(name, {})
+        if not isinstance(tables, dict):
+            raise ConfigError(f"[{name}]: expected tables [{name}.NAME]")
+        fields[name] = {key: convert(table, struct, f"{name}.{quoted(key)}") for key, table in tables.items()}
+    fields["plans"] = fields["plans"] or {"all": Plan()}
+    config = Config(**fields)
+    check_server(config)
+    for name, provider in config.providers.items():
+        check_provider(name, provider, environment)
+    for name, model in config.models.items():
+        check_model(name, model, config)
+    return config
+
+
+def convert(table: object, struct: type[T], where: str) -> T:
+    """One table → its struct. Raises ConfigError naming table and key."""
+    try:
+        return msgspec.convert(table, struct)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        key = path.strip("`").removeprefix("$").lstrip(".")
+        unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+        if unknown is not None:
+            known = f"; known are {', '.join(struct.__struct_fields__)}" if not key else ""  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"[{where}] {'.'.join(filter(None, (key, unknown[1])))}: no such setting{known}"
+            ) from None
+        raise ConfigError(f"[{where}] {key + ': ' if key else ''}{message}") from None
+
+
+def check_server(config: Config) -> None:
+    """What types cannot say about `[server]`."""
+    for key, check in (("max_body", parse_size), ("listen", parse_listen)):
+        try:
+            check(getattr(config.server, key))
+        except ValueError as error:
+            raise ConfigError(f"[server] {key}: {error}") from None
+
+
+def check_provider(name: str, provider: Provider, environment: Mapping[str, str]) -> None:
+    """What types cannot say about a provider."""
+    where = f"[providers.{quoted(name)}]"
+    if "/" in name or not name.isascii() or not name.isprintable():
+        raise ConfigError(f"{where}: a provider's name is printable ASCII without a slash")
+    base_url = provider.base_url or (providers.BY_NAME[name].base_url if name in providers.BY_NAME else "")
+    if not base_url:
+        raise ConfigError(f"{where} base_url: missing, and {name!r} is not a provider that Waypost knows")
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", base_url):
+        raise ConfigError(f"{where} base_url: {base_url!r} is not http(s)://host[:port][/path]")
+    if not provider.keys:
+        raise ConfigError(f'{where} keys: at least one is needed, such as keys = ["env:NAME"]')
+    for number, key in enumerate(provider.keys):
+        try:
+            read_secret(key, environment)
+        except ValueError as error:
+            raise ConfigError(f"{where} keys[{number}]: {error}") from None
+
+
+def check_model(name: str, model: Model, config: Config) -> None:
+    """Every link of a chain names a provider that exists."""
+    where = f"[models.{quoted(name)}]"
+    if not model.chain:
+        raise ConfigError(f'{where} chain: empty; write chain = ["provider/model"]')
+    for number, link in enumerate(model.chain):
+        provider, slash, upstream_model = link.partition("/")
+        if not slash or not upstream_model:
+            raise ConfigError(f"{where} chain[{number}]: {link!r} is not provider/model")
+        if provider not in config.providers:
+            known = ", ".join(config.providers) or "none"
+            raise ConfigError(f"{where} chain[{number}]: no provider {provider!r} is configured; there is {known}")
+
+
+def quoted(key: str) -> str:
+    """A key as TOML writes it in a table's name."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"'
+
+
+def default(environment: Mapping[str, str], simulator_socket: str) -> Config:
+    """Without a file: every provider whose usual key is in the environment, and `route/demo` on the simulator."""
+    tables: dict[str, Any] = {
+        row.name: {"keys": [f"env:{row.key}"]} for row in providers.TABLE if environment.get(row.key)
+    }
+    tables["simulator"] = {"base_url": "http://simulator/v1", "socket": simulator_socket, "keys": ["none"]}
+    demo = {"chain": ["simulator/sim/demo"], "context": 128_000, "modalities": ["text"]}
+    return parse({"providers": tables, "models": {"route/demo": demo}}, environment)

@@ -1,0 +1,176 @@
+"""OpenAI's chat completions, where caller and upstream both speak it: fields are moved, prompts are never decoded.
+
+Source of the wire facts: OpenAI's API reference for chat completions, and what its own SDK reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from waypost.errors import Refusal
+from waypost.formats.json_gate import DIGITS, check_duplicates, check_shape
+
+Fields = dict[str, msgspec.Raw]
+
+# Said to the gateway, not to the model: never sent on.
+GATEWAY_ONLY = ("preset", "provider", "models", "cache", "plugins", "session_id")
+# Where the copy that is checked and the copy that is used must be the same one.
+ONCE = (
+    b'"model"',
+    b'"messages"',
+    b'"stream"',
+    b'"stream_options"',
+    b'"max_tokens"',
+    b'"max_completion_tokens"',
+    b'"n"',
+)
+COUNTS = ("max_tokens", "max_completion_tokens", "n")
+MODEL_LENGTH = 256  # characters
+
+decode_fields = msgspec.json.Decoder(Fields).decode
+decode_choices = msgspec.json.Decoder(list[Fields]).decode
+decode_text = msgspec.json.Decoder(str).decode
+decode_any = msgspec.json.Decoder().decode
+encode = msgspec.json.Encoder().encode
+
+TRUE = msgspec.Raw(b"true")
+NULL = msgspec.Raw(b"null")
+EMPTY_LIST = msgspec.Raw(b"[]")
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """A request as far as the gateway reads it. `fields` are the caller's own bytes, by top-level name."""
+
+    fields: Fields
+    model: str
+    stream: bool
+    include_usage: bool  # the caller wants the usage chunk of a stream
+    ignored: tuple[str, ...]  # gateway-only fields with a value that nothing here obeys
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """A body → ChatRequest. Raises Refusal INVALID_REQUEST; `param` names the field."""
+    fields = parse_object(body)
+    check_shape(body)
+    check_duplicates(body, fields, ONCE, "messages")
+    stream = read_bool(fields, "stream")
+    options = parse_options(fields) if stream and "stream_options" in fields else {}
+    messages = fields.get("messages")
+    if messages is None or bytes(memoryview(messages)[:1]) != b"[":
+        raise invalid("messages", "an array of messages is required")
+    for name in COUNTS:
+        if name in fields:
+            read_count(fields, name)
+    return ChatRequest(
+        fields,
+        read_model(fields),
+        stream,
+        read_bool(options, "include_usage", "stream_options.include_usage"),
+        tuple(name for name in GATEWAY_ONLY if name in fields and fields[name] != NULL and name != "session_id"),
+    )
+
+
+def parse_object(body: bytes) -> Fields:
+    """A JSON object by its top-level fields. Raises Refusal INVALID_REQUEST."""
+    if not body:
+        raise Refusal("INVALID_REQUEST", "The body is empty; send a JSON object with model and messages.")
+    try:
+        return decode_fields(body)
+    except msgspec.ValidationError:
+        raise Refusal("INVALID_REQUEST", "The body must be a JSON object.") from None
+    except RecursionError:
+        raise Refusal("INVALID_REQUEST", "The body nests too deeply.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal("INVALID_REQUEST", f"The body is not valid JSON: {error}.") from None
+
+
+def invalid(name: str, what: str) -> Refusal:
+    """A refusal that names the field."""
+    return Refusal("INVALID_REQUEST", f"{name}: {what}.", param=name)
+
+
+def read_model(fields: Fields) -> str:
+    """The `model` field. Raises Refusal."""
+    raw = fields.get("model")
+    if raw is None:
+        raise invalid("model", "the name of a model is required")
+    try:
+        model = decode_text(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise invalid("model", "must be a string") from None
+    if not model or len(model) > MODEL_LENGTH or not model.isprintable():
+        raise invalid("model", f"must be 1 to {MODEL_LENGTH} printable characters")
+    return model
+
+
+def read_bool(fields: Fields, name: str, shown: str = "") -> bool:
+    """An optional boolean; null counts as absent. Raises Refusal."""
+    raw = fields.get(name)
+    if raw is None:
+        return False
+    text = bytes(raw)
+    if text not in (b"true", b"false", b"null"):
+        raise invalid(shown or name, "must be true or false")
+    return text == b"true"
+
+
+def read_count(fields: Fields, name: str) -> None:
+    """An optional whole number ≥ 0; null counts as absent. Raises Refusal."""
+    text = bytes(fields[name])
+    if text != b"null" and not (text.isdigit() and len(text) <= DIGITS):
+        raise invalid(name, f"must be a whole number, 0 or more, of at most {DIGITS} digits")
+
+
+def parse_options(fields: Fields) -> Fields:
+    """`stream_options` by its fields; null counts as empty. Raises Refusal."""
+    raw = fields["stream_options"]
+    if raw == NULL:
+        return {}
+    try:
+        return decode_fields(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise invalid("stream_options", "must be an object") from None
+
+
+def render_request(request: ChatRequest, model: str) -> bytes:
+    """The body for an OpenAI-format upstream: its own model id, usage always asked for, everything else untouched."""
+    fields = request.fields.copy()
+    fields["model"] = msgspec.Raw(encode(model))
+    for name in GATEWAY_ONLY:
+        fields.pop(name, None)
+    if request.stream:
+        options = parse_options(fields) if "stream_options" in fields else {}
+        options["include_usage"] = TRUE
+        fields["stream_options"] = msgspec.Raw(encode(options))
+    return encode(fields)
+
+
+def parse_error(body: bytes) -> tuple[str, str, str | None]:
+    """An upstream's error → (message, code, param), from the shapes that OpenAI-like servers use; "" where absent."""
+    try:
+        data: Any = decode_any(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        text = body[:2000].decode("utf-8", "replace").strip()
+        return ("" if text.startswith("<") else text), "", None
+    error = data.get("error", data) if isinstance(data, dict) else None
+    if isinstance(error, str):
+        return error, str(data.get("code") or ""), None
+    if not isinstance(error, dict):
+        return "", "", None
+    message = error.get("message") or data.get("message") or data.get("detail") or ""
+    param = error.get("param")
+    return (
+        message if isinstance(message, str) else encode(message).decode(),
+        str(error.get("code") or error.get("type") or ""),
+        param if isinstance(param, str) else None,
+    )
+
+
+def is_context_length(message: str, code: str) -> bool:
+    """Does an upstream's 400 say that the prompt is too long? OpenAI has a code for it; others only say so."""
+    if code == "context_length_exceeded":
+        return True
+    said = message.lower()
+    return "context length" in said or "context window" in said or "maximum context" in said

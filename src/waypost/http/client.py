@@ -1,0 +1,266 @@
+"""The client side of HTTP/1.1: one connection to an upstream, one request at a time, an answer fed to its receiver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+
+from waypost.http.timers import NEVER, Deadlines
+
+HEAD_LIMIT = 64 * 1024  # bytes of an upstream's response head
+LET_END = 2.0  # seconds
+
+
+class UpstreamFailure(Exception):
+    """An upstream did not answer as HTTP has it. `kind` is one of the constants below."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+CONNECT = "connect"  # no connection: refused, unreachable, name or TLS failure
+CLOSED = "closed"  # the connection ended before the answer did
+BROKEN = "broken"  # bytes that are not the answer they claim to be
+TIMEOUT = "timeout"  # connect, first byte, idle, or total
+BUSY = "busy"  # too many requests wait for a connection
+
+
+class Receiver(Protocol):
+    """Who an answer is for. After `ended` or `failed` nothing more is called."""
+
+    def begun(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """The final status line and its headers; names in lower case."""
+
+    def received(self, data: bytes) -> None:
+        """Part of the body: everything one read brought, in one piece."""
+
+    def ended(self) -> None:
+        """The body is complete."""
+
+    def failed(self, failure: UpstreamFailure) -> None:
+        """There is no (more) answer."""
+
+
+class Nobody:
+    """Receives what is left of an answer that nobody reads any more."""
+
+    def begun(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Nothing to do."""
+
+    def received(self, data: bytes) -> None:
+        """Nothing to do."""
+
+    def ended(self) -> None:
+        """Nothing to do."""
+
+    def failed(self, failure: UpstreamFailure) -> None:
+        """Nothing to do."""
+
+
+NOBODY = Nobody()
+
+
+class ClientConnection(asyncio.Protocol):
+    """A connection to one target. Its owner is a pool; `on_free` tells it that the connection may be used again."""
+
+    __slots__ = (
+        "_body", "_complete", "_deadlines", "_eof_ends", "_final", "_head_size", "_headers", "_informal",
+        "_on_free", "_on_lost", "_parser", "_paused", "_receiver", "_stays", "_transport", "answers",
+        "deadline", "idle_limit", "responding",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        deadlines: Deadlines,
+        on_free: Callable[[ClientConnection], None],
+        on_lost: Callable[[ClientConnection], None],
+    ) -> None:
+        self._deadlines = deadlines
+        self._on_free = on_free
+        self._on_lost = on_lost
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._receiver: Receiver | None = None
+        self._transport: asyncio.Transport | None = None
+        self._headers: dict[bytes, bytes] = {}
+        self._head_size = 0
+        self._body: list[bytes] = []
+        self._final = False  # the head of the final (not 1xx) response is in
+        self._informal = False  # inside a 1xx response
+        self._complete = False
+        self._stays = False  # the other side keeps the connection open after this answer
+        self._eof_ends = False  # no length and no chunks: the body ends with the connection
+        self._paused = False
+        self.answers = 0  # complete answers so far: a reused connection has some
+        self.responding = False  # bytes of the current answer have come
+        self.idle_limit = NEVER  # seconds this connection may be kept idle, from Keep-Alive
+        self.deadline = NEVER
+
+    # The connection comes and goes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected, TLS included."""
+        self._transport = cast(asyncio.Transport, transport)  # aiofastnet's is one in all but its base class
+        self._deadlines.watched.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The upstream closed, or we did."""
+        self._deadlines.watched.discard(self)
+        self._parser = None
+        receiver, self._receiver = self._receiver, None
+        self._on_lost(self)
+        if receiver is None:
+            return
+        if self._final and self._eof_ends and error is None:
+            receiver.ended()
+        else:
+            receiver.failed(
+                UpstreamFailure(CLOSED, "the upstream closed the connection before its answer was complete")
+            )
+
+    def eof_received(self) -> bool:
+        """Close; `connection_lost` decides what it means."""
+        return False
+
+    @property
+    def usable(self) -> bool:
+        """False once the other side has closed."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    # A request goes out, an answer comes in
+
+    def send(self, data: bytes, receiver: Receiver) -> None:
+        """Send one whole request; its answer goes to the receiver."""
+        assert self._transport is not None
+        self._receiver = receiver
+        self._final = self._complete = self._eof_ends = self.responding = False
+        self.deadline = NEVER
+        self._transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed llhttp, then hand over what this read brought in one piece."""
+        receiver = self._receiver
+        if receiver is None or self._parser is None or self._transport is None:
+            self.close()  # bytes that nobody asked for: the connection cannot be trusted any more
+            return
+        self.responding = True
+        failure: UpstreamFailure | None = None
+        began = self._final
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            failure = UpstreamFailure(BROKEN, f"the upstream's answer is not valid HTTP/1.1 ({error})")
+        if self._final and not began:
+            receiver.begun(self._parser.get_status_code(), self._headers)
+        if self._body:
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body.clear()
+            if self._receiver is receiver:
+                receiver.received(body)
+        if self._receiver is None:
+            return  # it has given up meanwhile
+        receiver = self._receiver
+        if failure is not None:
+            self._receiver = None
+            self.close()
+            receiver.failed(failure)
+        elif self._complete:
+            self._receiver = None
+            # After an early answer the rest of our request is still unread: such a connection is not used again.
+            if self._stays and self.usable and self._transport.get_write_buffer_size() == 0:
+                self.answers += 1
+                self._on_free(self)
+            else:
+                self.close()
+            receiver.ended()
+
+    def on_message_begin(self) -> None:
+        """llhttp: a response begins; a second one to the same request is garbage."""
+        if self._complete:
+            raise ValueError("bytes after the end of the answer")
+        self._headers = {}
+        self._head_size = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """llhttp: one header or trailer."""
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > HEAD_LIMIT:
+            raise ValueError("headers too large")
+        if not self._final:
+            self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """llhttp: the head is in; an informational one (1xx) is skipped."""
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        self._informal = status < 200
+        if self._informal:
+            if status == 101:
+                raise ValueError("an upgrade that was not asked for")
+            return
+        self._final = True
+        headers = self._headers
+        self._eof_ends = b"content-length" not in headers and b"chunked" not in headers.get(b"transfer-encoding", b"")
+        if b"keep-alive" in headers:
+            self.idle_limit = keep_alive_seconds(headers[b"keep-alive"])
+
+    def on_body(self, data: bytes) -> None:
+        """llhttp: part of the body."""
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """llhttp: the response is whole."""
+        assert self._parser is not None
+        if not self._informal:
+            self._complete = True
+            self._stays = self._parser.should_keep_alive()  # known only here
+        self._informal = False
+
+    # Flow and ends
+
+    def pause_reading(self) -> None:
+        """The client reads slowly: leave the upstream's bytes in the kernel."""
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def abandon(self) -> None:
+        """The receiver wants no more of this answer, and nobody else can use the connection."""
+        self._receiver = None
+        self.close()
+
+    def let_end(self) -> None:
+        """The receiver has all it wants: a moment for the answer's last bytes, so that the connection can be kept."""
+        if self._receiver is not None:
+            self._receiver = NOBODY
+            self.resume_reading()
+            self.deadline = self._deadlines.now + LET_END
+
+    def close(self) -> None:
+        """Drop the connection at once: what is unsent or unread is of no use to anybody."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def expire(self) -> None:
+        """Idle for too long, or never ending."""
+        self.close()
+
+
+def keep_alive_seconds(value: bytes) -> float:
+    """`timeout` of a Keep-Alive header ("timeout=5, max=100"), less a second's margin; NEVER where there is none."""
+    for part in value.split(b","):
+        name, _, number = part.strip().partition(b"=")
+        if name.lower() == b"timeout" and number.isdigit():
+            return max(float(number) - 1.0, 0.0)
+    return NEVER

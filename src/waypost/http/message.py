@@ -1,0 +1,122 @@
+"""What the server and its application say to each other: requests, limits, and response heads."""
+
+from __future__ import annotations
+
+import http
+import zlib
+
+import msgspec
+
+from waypost.errors import Refusal
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one connection may cost us (bytes, seconds, counts); `docs/limits.md` lists them for users."""
+
+    request_line: int = 8 * 1024
+    header_block: int = 16 * 1024  # names, values, and four bytes for each `: ` and line end
+    headers: int = 100
+    body: int = 25 * 1024 * 1024
+    inflation: int = 20  # a gzip body may grow this many times
+    head_seconds: float = 10.0
+    body_seconds: float = 60.0
+    body_rate: int = 1024  # bytes a second, over windows of five seconds
+    idle_seconds: float = 75.0
+    write_seconds: float = 60.0  # a reader that takes nothing for this long is gone
+    connections: int = 2000
+    pipelined: int = 100
+
+
+class Request:
+    """One whole request. Header names are lower-case; repeated headers are joined with a comma."""
+
+    __slots__ = ("body", "head_only", "headers", "keep_alive", "method", "old", "path", "query", "started")
+
+    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes], started: float) -> None:
+        self.method = method
+        path, _, self.query = target.partition(b"?")
+        if not path.startswith(b"/"):  # absolute-form (RFC 9112 §3.2.2): what follows the authority
+            path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+        self.path = path
+        self.headers = headers
+        self.started = started
+        self.body = b""
+        self.keep_alive = True
+        self.old = False  # HTTP/1.0: no chunked responses
+        self.head_only = method == "HEAD"
+
+
+class Body:
+    """Collects a request body within the limits, inflating gzip as it comes."""
+
+    __slots__ = ("_inflate", "_limits", "_parts", "_size", "received")
+
+    def __init__(self, limits: Limits, encoding: bytes | None) -> None:
+        self._limits = limits
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.received = 0  # bytes on the wire so far
+        self._inflate = None
+        if encoding is not None and encoding.lower() not in (b"", b"identity"):
+            if encoding.lower() not in (b"gzip", b"x-gzip"):
+                raise Refusal(
+                    "UNSUPPORTED_ENCODING",
+                    f"Content-Encoding {shown(encoding)} is not supported; send gzip or no encoding.",
+                )
+            self._inflate = zlib.decompressobj(wbits=31)
+
+    def feed(self, data: bytes) -> None:
+        """Take what arrived. Raises Refusal BODY_TOO_LARGE or INVALID_REQUEST."""
+        self.received += len(data)
+        if self._inflate is not None:
+            data = self._inflated(data)
+        self._size += len(data)
+        if self._size > self._limits.body:
+            raise too_large(self._limits)
+        self._parts.append(data)
+
+    def _inflated(self, data: bytes) -> bytes:
+        assert self._inflate is not None
+        room = min(self._limits.body, self._limits.inflation * self.received) - self._size
+        try:
+            out = self._inflate.decompress(data, max(room, 0) + 1)
+        except zlib.error as error:
+            raise Refusal("INVALID_REQUEST", f"The body is not valid gzip: {error}.") from None
+        if len(out) > room:
+            if self._size + len(out) > self._limits.body:
+                raise too_large(self._limits)
+            raise Refusal(
+                "BODY_TOO_LARGE",
+                f"The gzip body grows more than {self._limits.inflation} times; send it uncompressed.",
+            )
+        if self._inflate.unused_data:
+            raise Refusal("INVALID_REQUEST", "The body goes on after the end of its gzip data.")
+        return out
+
+    def whole(self) -> bytes:
+        """The body. Raises Refusal INVALID_REQUEST where gzip data was cut short."""
+        if self._inflate is not None and self.received and not self._inflate.eof:
+            raise Refusal("INVALID_REQUEST", "The body's gzip data is cut short.")
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+
+def too_large(limits: Limits) -> Refusal:
+    """The refusal of a body over the limit."""
+    return Refusal(
+        "BODY_TOO_LARGE", f"The body is larger than {limits.body} bytes (server.max_body in the configuration)."
+    )
+
+
+def shown(value: bytes) -> str:
+    """Bytes of a stranger, safe to put into a message."""
+    return repr(value[:100].decode("latin-1"))
+
+
+STATUS_LINES: dict[int, bytes] = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
+}
+
+
+def status_line(status: int) -> bytes:
+    """`HTTP/1.1 200 OK` and its line end, for any status an upstream may have sent."""
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status

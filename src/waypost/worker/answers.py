@@ -1,0 +1,69 @@
+"""The heads and errors that leave a worker: one place that knows error formats, CORS and request ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from waypost.errors import Refusal
+from waypost.formats.openai_chat import ChatRequest
+from waypost.http.message import Request
+from waypost.http.server import Exchange
+from waypost.worker.relay import render_error
+
+if TYPE_CHECKING:
+    from waypost.worker.app import Worker
+
+JSON = b"content-type: application/json\r\n"
+TEXT = b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
+EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+EXPOSED = b"x-request-id, x-error-code, x-provider, x-dropped-params, retry-after, x-should-retry"
+
+
+def success_headers(worker: Worker, exchange: Exchange, request: ChatRequest, provider: str, request_id: str) -> bytes:
+    """The head lines of a good answer."""
+    lines = b"%bx-request-id: %b\r\nx-provider: %b\r\n" % (
+        EVENTS if request.stream else JSON,
+        request_id.encode(),
+        provider.encode(),
+    )
+    if request.ignored:
+        lines += b"x-dropped-params: %b\r\n" % ", ".join(request.ignored).encode()
+    return lines + cors_lines(worker.origins, exchange.request)
+
+
+def cors_lines(origins: frozenset[bytes], request: Request) -> bytes:
+    """What a browser needs to see, where `server.cors` names its origin; nothing otherwise."""
+    origin = request.headers.get(b"origin") if origins else None
+    if origin is None or (origin not in origins and b"*" not in origins):
+        return b""
+    return b"access-control-allow-origin: %b\r\nvary: origin\r\naccess-control-expose-headers: %b\r\n" % (
+        origin,
+        EXPOSED,
+    )
+
+
+def refuse(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: str) -> None:
+    """End a request with an error: an HTTP error before the status line is decided, an error frame after it."""
+    if exchange.started:
+        exchange.end(render_error(refusal.message, refusal.failure.code))
+        return
+    failure = refusal.failure
+    lines = b"x-request-id: %b\r\nx-error-code: %b\r\n" % (request_id.encode(), failure.code.encode())
+    if refusal.retry_after is not None:
+        lines += b"retry-after: %d\r\n" % refusal.retry_after
+    if failure.retry is not None:
+        lines += b"x-should-retry: %b\r\n" % (b"true" if failure.retry else b"false")
+    if refusal.status == 401:
+        lines += b"www-authenticate: Bearer\r\n"
+    lines += cors_lines(worker.origins, exchange.request)
+    if wants_json(worker.error_format, exchange.request):
+        exchange.respond(refusal.status, JSON + lines, refusal.envelope())
+    else:
+        exchange.respond(refusal.status, TEXT + lines, refusal.message.encode("utf-8", "replace") + b"\n")
+
+
+def wants_json(error_format: str, request: Request) -> bool:
+    """Contract D1: `auto` follows the request's Accept."""
+    if error_format != "auto":
+        return error_format == "json"
+    return b"application/json" in request.headers.get(b"accept", b"").lower()

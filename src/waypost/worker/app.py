@@ -1,0 +1,168 @@
+"""A worker process: owns the sockets, the snapshot and the caches, and hands each request to its handler."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import pathlib
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from waypost import config, errors
+from waypost.errors import Refusal
+from waypost.http.message import Limits
+from waypost.http.pool import Names
+from waypost.http.server import Exchange, Server
+from waypost.http.timers import Deadlines
+from waypost.ids import Minter
+from waypost.link import socket_path
+from waypost.worker import catalogue, routes
+from waypost.worker.answers import refuse
+from waypost.worker.identity import Identities
+from waypost.worker.link import Link
+from waypost.worker.upstreams import Snapshot
+
+log = logging.getLogger("waypost.worker")
+
+DRAIN_MARGIN = 2.0  # seconds after the drain in which cut requests may still be told so
+
+
+class Worker:
+    """The application behind one worker's listener."""
+
+    def __init__(self, settings: config.Config, data: pathlib.Path, number: int = 0) -> None:
+        """To be made inside of a running event loop. Raises config.ConfigError."""
+        self.clock: Callable[[], float] = time.monotonic
+        self.mint = Minter()
+        self.deadlines = Deadlines(asyncio.get_running_loop())
+        self.names = Names(self.deadlines)
+        self.link = Link(socket_path(data), lambda digest: self.identities.forget(digest), worker=number)
+        self.identities = Identities(self.link)
+        self.walks: set[asyncio.Task[None]] = set()
+        self._adopt(settings, Snapshot(settings, {}, self.deadlines, self.names))
+        self.server = Server(self, Limits(body=settings.max_body), self.deadlines, self.clock)
+
+    def _adopt(self, settings: config.Config, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.catalogue = catalogue.cards(settings, int(time.time()))
+        self.error_format = settings.server.error_format
+        self.origins = frozenset(origin.encode() for origin in settings.server.cors)
+        self.keepalive = float(settings.server.keepalive)
+
+    def reload(self, settings: config.Config) -> None:
+        """Serve new requests by a new configuration; those in flight keep the old one. Raises config.ConfigError."""
+        old = self.snapshot
+        self._adopt(settings, Snapshot(settings, old.pools, self.deadlines, self.names))
+        for target, pool in old.pools.items():
+            if target not in self.snapshot.pools:
+                pool.close()
+
+    # What the server calls
+
+    def begin(self, exchange: Exchange) -> None:
+        """A whole request has arrived: find its handler and let it walk."""
+        request = exchange.request
+        try:
+            if request.method == "OPTIONS":
+                routes.preflight(self, exchange)
+                return
+            handler = routes.find_handler(request.method, request.path)
+        except Refusal as refusal:
+            self.refuse(exchange, refusal)
+            return
+        task = asyncio.get_running_loop().create_task(self._handle(handler, exchange))
+        self.walks.add(task)
+        task.add_done_callback(self.walks.discard)
+        exchange.on_gone = task.cancel
+
+    async def _handle(self, handler: Callable[[Worker, Exchange], Awaitable[None]], exchange: Exchange) -> None:
+        try:
+            await handler(self, exchange)
+        except Refusal as refusal:
+            self.refuse(exchange, refusal)
+
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        """An error under an id of its own."""
+        refuse(self, exchange, refusal, self.mint().decode())
+
+    # What the walk asks
+
+    def may_go_on(self, code: str) -> bool:
+        """May another upstream be tried after this failure?"""
+        return errors.BY_CODE[code].chain
+
+    def why_not_ready(self) -> str:
+        """Empty when this worker may take traffic."""
+        if self.server.draining:
+            return "draining"
+        return "" if self.link.connected else "the keeper cannot be reached"
+
+    # Life
+
+    async def run(self, sock: socket.socket, stop: asyncio.Event, grace: float) -> None:
+        """Serve until `stop`, then drain for `grace` seconds."""
+        self.link.start()
+        await self.server.listen(sock, tls_context(self.snapshot.settings.server.tls))
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked at again
+        gc.set_threshold(50_000, 20, 50)
+        await stop.wait()
+        if not await self.server.drain(grace):
+            for walk in list(self.walks):
+                walk.cancel()
+            await self.server.drain(DRAIN_MARGIN)
+        await self.link.close()
+        self.names.close()
+        self.deadlines.close()
+
+
+def tls_context(tls: config.TLS | None) -> ssl.SSLContext | None:
+    """The listener's context. Raises config.ConfigError."""
+    if tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+    except OSError as error:
+        raise config.ConfigError(f"[server] tls: the certificate or key cannot be used: {error}") from None
+    return context
+
+
+def run_worker(
+    load: Callable[[], config.Config], data: pathlib.Path, sock: socket.socket, parent: int, number: int
+) -> None:
+    """Be a worker until SIGTERM, or until the supervisor at the other end of the pipe `parent` is gone.
+
+    `load` reads the configuration; it is called again on SIGHUP, and what it raises then changes nothing.
+    """
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        settings = load()
+        worker = Worker(settings, data, number)
+
+        def reload() -> None:
+            try:
+                worker.reload(load())
+            except config.ConfigError as error:
+                log.error("the configuration stays as it was: %s", error)
+
+        for number_ in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number_, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        os.set_blocking(parent, False)
+        loop.add_reader(parent, stop.set)  # nothing is ever written: readable means closed
+        await worker.run(sock, stop, settings.server.drain)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -1,0 +1,279 @@
+"""One try at one upstream: send the request, relay the answer, and say in the end how it went."""
+
+from __future__ import annotations
+
+import asyncio
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from waypost.formats.openai_chat import is_context_length, parse_error
+from waypost.http.client import BROKEN, BUSY, CLOSED, TIMEOUT, ClientConnection, UpstreamFailure
+from waypost.http.server import Exchange
+from waypost.http.timers import NEVER, Deadlines
+from waypost.worker.relay import Relay, UpstreamError, WholeRelay
+from waypost.worker.upstreams import Upstream
+
+ERROR_LIMIT = 64 * 1024  # bytes of an upstream's error that are read
+QUOTED = 300  # characters of an upstream's words in our own error
+WAITING = b": waypost is waiting for the model\n\n"
+CREDENTIALS = (401, 402, 403)
+CONTENT = frozenset(range(400, 500)) - {401, 402, 403, 404, 407, 408, 429}  # the request's own fault: passed on
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How an attempt ended. `code` is a row of the error table, or "" for a whole answer.
+
+    `committed`: part of the answer has reached the caller, so no other upstream may take over.
+    `retry_after` is the upstream's own hint in seconds; `status` its status where a 4xx is passed on.
+    """
+
+    code: str
+    message: str = ""
+    committed: bool = False
+    status: int = 0
+    param: str | None = None
+    retry_after: int | None = None
+
+
+ANSWERED = Outcome("", committed=True)
+FAILURE_CODES = {TIMEOUT: "PROVIDER_TIMEOUT", BUSY: "OVERLOADED"}
+
+
+class Attempt:
+    """Receives one answer. Its deadline serves the four timeouts, and the comments that keep a waiting stream alive."""
+
+    __slots__ = (
+        "_body", "_connection", "_deadlines", "_ends", "_exchange", "_headers", "_keepalive", "_limit",
+        "_over", "_relay", "_status", "_stream", "_timeout", "_upstream", "committed", "deadline",
+        "first_byte_at", "response_headers",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        relay: Relay,
+        headers: bytes,
+        keepalive: float,
+        deadlines: Deadlines,
+    ) -> None:
+        """`headers` are those of a good answer; `keepalive` seconds of silence bring a comment (0: never)."""
+        self._exchange = exchange
+        self._upstream = upstream
+        self._relay = relay
+        self._headers = headers
+        self._stream = not isinstance(relay, WholeRelay)
+        self._keepalive = keepalive if self._stream and keepalive else NEVER
+        self._deadlines = deadlines
+        self._connection: ClientConnection | None = None
+        self._over: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._status = 0
+        self._body: list[bytes] | None = None  # an error's body, collected
+        self._ends = self._limit = NEVER
+        self._timeout = ""  # what `_limit` is a limit of
+        self.response_headers: dict[bytes, bytes] = {}
+        self.committed = False
+        self.first_byte_at = 0.0
+        self.deadline = NEVER
+
+    async def run(self, request: bytes) -> Outcome:
+        """Send the request and see it through. Never raises but for cancellation."""
+        pool, timeouts = self._upstream.pool, self._upstream.timeouts
+        connection = pool.take()
+        self._ends = self._deadlines.now + timeouts.total
+        try:
+            while True:
+                if connection is None:
+                    connection = await pool.connect(timeouts.connect)
+                reused = connection.answers > 0
+                self._send(connection, request)
+                outcome = await self._over
+                if not (reused and outcome is REUSE_RACE):
+                    return outcome
+                # The upstream closed an idle connection just as we wrote: nothing was received, so once more on a fresh one.
+                self._over = asyncio.get_running_loop().create_future()
+                connection = None
+        except UpstreamFailure as failure:
+            return self._outcome_of(failure)
+        finally:
+            self._deadlines.watched.discard(self)
+            self._exchange.flow = None
+            if self._connection is not None:  # cancelled: the caller is gone
+                self._connection.abandon()
+
+    def _send(self, connection: ClientConnection, request: bytes) -> None:
+        self._connection = connection
+        self._exchange.flow = self
+        self._wait("first byte", self._upstream.timeouts.first_byte)
+        self._deadlines.watched.add(self)
+        connection.send(request, self)
+
+    # The answer comes in
+
+    def begun(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """The upstream's head."""
+        self._status = status
+        self.response_headers = headers
+        self.first_byte_at = self._deadlines.now
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            self._give_up(UpstreamFailure(BROKEN, "the upstream compressed its answer although identity was asked for"))
+        elif status != 200 or (self._stream and headers.get(b"content-type", b"").startswith(b"application/json")):
+            self._body = []
+
+    def received(self, data: bytes) -> None:
+        """Part of the upstream's body: straight on to the client."""
+        if self._over.done():
+            return
+        self._wait("idle", self._upstream.timeouts.idle)
+        if self._body is not None:
+            self._body.append(data)
+            if sum(map(len, self._body)) > ERROR_LIMIT:
+                self._give_up(self._failed_status())
+            return
+        try:
+            out = self._relay.feed(data)
+        except UpstreamError as error:
+            self._give_up(UpstreamFailure(BROKEN, str(error)))
+            return
+        if self._relay.done:
+            self._finish(out)
+        elif out:
+            self._start()
+            self.committed = True
+            self._exchange.write(out)
+
+    def ended(self) -> None:
+        """The upstream's body is complete."""
+        self._connection = None
+        if self._over.done():
+            return
+        if self._body is not None:
+            self._settle(self._failed_status())
+            return
+        try:
+            out = self._relay.end()
+        except UpstreamError as error:
+            self._settle(self._outcome_of(UpstreamFailure(BROKEN, str(error))))
+            return
+        self._finish(out)
+
+    def failed(self, failure: UpstreamFailure) -> None:
+        """No (more) answer."""
+        connection, self._connection = self._connection, None
+        if self._over.done():
+            return
+        if failure.kind == CLOSED and connection is not None and not connection.responding:
+            self._settle(REUSE_RACE)
+        elif failure.kind == CLOSED and self._stream and self._body is None:
+            self._end_early(failure)
+        else:
+            self._settle(self._outcome_of(failure))
+
+    def _end_early(self, failure: UpstreamFailure) -> None:
+        """A stream whose finish has been seen is whole, even if its connection broke before the last bytes."""
+        try:
+            out = self._relay.end()
+        except UpstreamError:
+            self._settle(self._outcome_of(failure))
+        else:
+            self._finish(out)
+
+    def _finish(self, out: bytes) -> None:
+        self.committed = True
+        if self._stream:
+            self._start()
+            self._exchange.end(out)
+        else:
+            self._exchange.respond(200, self._headers, out)
+        if self._connection is not None:
+            self._connection.let_end()
+            self._connection = None
+        self._settle(ANSWERED)
+
+    def _start(self) -> None:
+        if not self._exchange.started:
+            self._exchange.start(200, self._headers)
+
+    # Failures
+
+    def _give_up(self, why: UpstreamFailure | Outcome) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+        self._settle(why if isinstance(why, Outcome) else self._outcome_of(why))
+
+    def _settle(self, outcome: Outcome) -> None:
+        self.deadline = NEVER
+        if not self._over.done():
+            self._over.set_result(outcome)
+
+    def _outcome_of(self, failure: UpstreamFailure) -> Outcome:
+        code = FAILURE_CODES.get(failure.kind, "PROVIDER_ERROR")
+        message = self._upstream.redact(failure.message)[:QUOTED]
+        return Outcome(code, message, self.committed, retry_after=1 if failure.kind == BUSY else None)
+
+    def _failed_status(self) -> Outcome:
+        """What an answer that is not 200 means."""
+        status = self._status
+        message, code, param = parse_error(b"".join(self._body or ()))
+        message = self._upstream.redact(message)
+        if status in CONTENT:
+            row = "CONTEXT_LENGTH_EXCEEDED" if is_context_length(message, code) else "INVALID_REQUEST"
+            return Outcome(
+                row, message or f"The upstream refused the request (HTTP {status}).", status=status, param=param
+            )
+        if status in CREDENTIALS:
+            return Outcome("PROVIDER_ERROR", f"refused our credentials (HTTP {status})")
+        said = f"HTTP {status}" + (f": {message[:QUOTED]}" if message else "")
+        if status == 429:
+            return Outcome("UPSTREAM_RATE_LIMITED", said, retry_after=retry_after(self.response_headers))
+        return Outcome("PROVIDER_ERROR", said)
+
+    # Time and flow
+
+    def _wait(self, what: str, seconds: float) -> None:
+        now = self._deadlines.now
+        self._timeout, self._limit = what, now + seconds
+        self.deadline = min(self._limit, self._ends, now + self._keepalive)
+
+    def expire(self) -> None:
+        """A timeout, or time for a comment."""
+        now = self._deadlines.now
+        if now >= self._ends:
+            self._give_up(UpstreamFailure(TIMEOUT, f"no whole answer within {self._upstream.timeouts.total:g} s"))
+        elif now >= self._limit:
+            seconds = getattr(self._upstream.timeouts, self._timeout.replace(" ", "_"))
+            self._give_up(UpstreamFailure(TIMEOUT, f"{self._timeout} timeout after {seconds:g} s"))
+        else:
+            self._start()
+            self._exchange.write(WAITING)
+            self.deadline = min(self._limit, self._ends, now + self._keepalive)
+
+    def pause_reading(self) -> None:
+        """The client is slower than the upstream: only the total time goes on."""
+        self._limit = NEVER
+        self.deadline = self._ends
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The client caught up."""
+        self._wait("idle", self._upstream.timeouts.idle)
+        if self._connection is not None:
+            self._connection.resume_reading()
+
+
+REUSE_RACE = Outcome("PROVIDER_ERROR", "the upstream closed the connection without an answer")
+
+
+def retry_after(headers: dict[bytes, bytes]) -> int | None:
+    """A Retry-After header in whole seconds, from a number or an HTTP date relative to the answer's own Date."""
+    value = headers.get(b"retry-after", b"").strip()
+    if value.isdigit():
+        return int(value) if len(value) < 10 else None
+    try:
+        date = parsedate_to_datetime(headers.get(b"date", b"").decode("latin-1"))
+        return max(0, int((parsedate_to_datetime(value.decode("latin-1")) - date).total_seconds()))
+    except (ValueError, TypeError):
+        return None

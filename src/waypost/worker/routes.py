@@ -1,0 +1,134 @@
+"""Every route a worker answers, in one table: method, path, who may call it, and what answers."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from waypost.errors import Refusal
+from waypost.http.server import Exchange
+from waypost.worker.answers import JSON, TEXT, cors_lines
+from waypost.worker.identity import credential
+from waypost.worker.serve import chat_completions
+
+if TYPE_CHECKING:
+    from waypost.worker.app import Worker
+
+Handler = Callable[["Worker", Exchange], Awaitable[None]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """`path` ends in `/*` where the rest names an object. `permission`: `public`, or `key` for any good key.
+
+    Inference routes check inside of their walk, where the order of refusals is part of the contract.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    permission: Literal["public", "key", "inference"]
+    handler: Handler
+
+
+async def healthz(worker: Worker, exchange: Exchange) -> None:
+    """Alive: this process takes requests."""
+    exchange.respond(200, TEXT, b"ok\n")
+
+
+async def readyz(worker: Worker, exchange: Exchange) -> None:
+    """May take traffic; says why not."""
+    why_not = worker.why_not_ready()
+    exchange.respond(503 if why_not else 200, TEXT, (why_not or "ready").encode() + b"\n")
+
+
+async def list_models(worker: Worker, exchange: Exchange) -> None:
+    """`GET /v1/models`: what the caller's plan allows, as OpenAI lists it."""
+    plan = await plan_of(worker, exchange)
+    data = [card for name, card in worker.catalogue.items() if worker.snapshot.allows(plan, name)]
+    answer(worker, exchange, {"object": "list", "data": data})
+
+
+async def show_model(worker: Worker, exchange: Exchange) -> None:
+    """`GET /v1/models/{id}`; an id may have slashes, plain or as %2F."""
+    plan = await plan_of(worker, exchange)
+    name = urllib.parse.unquote(exchange.request.path.decode("latin-1").removeprefix("/v1/models/"), errors="replace")
+    card = worker.catalogue.get(name)
+    if card is None or not worker.snapshot.allows(plan, name):
+        raise Refusal("NOT_FOUND", f"The model {name[:256]!r} does not exist here, or your plan does not include it.")
+    answer(worker, exchange, card)
+
+
+async def plan_of(worker: Worker, exchange: Exchange) -> str:
+    """The plan of whoever is calling. Raises Refusal."""
+    token = credential(exchange.request.headers)
+    identity = worker.identities.cached(token) or await worker.identities.look_up(token)
+    return identity.plan
+
+
+def answer(worker: Worker, exchange: Exchange, value: object) -> None:
+    """A JSON answer."""
+    lines = b"x-request-id: %b\r\n" % worker.mint()
+    exchange.respond(200, JSON + lines + cors_lines(worker.origins, exchange.request), msgspec.json.encode(value))
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/chat/completions", "inference", chat_completions),
+    Route("GET", "/v1/models", "key", list_models),
+    Route("GET", "/v1/models/*", "key", show_model),
+    Route("GET", "/healthz", "public", healthz),
+    Route("GET", "/readyz", "public", readyz),
+)
+
+EXACT: dict[tuple[str, bytes], Handler] = {(route.method, route.path.encode()): route.handler for route in ROUTES}
+
+
+def find_handler(method: str, path: bytes) -> Handler:
+    """The handler of a route; HEAD is GET without its body, a slash at the end is forgiven.
+
+    Raises Refusal NOT_FOUND or METHOD_NOT_ALLOWED.
+    """
+    handler = EXACT.get((method, path))
+    if handler is not None:
+        return handler
+    wanted = "GET" if method == "HEAD" else method
+    trimmed = path.rstrip(b"/") or b"/"
+    matching = [route for route in ROUTES if matches(route.path.encode(), trimmed)]
+    for route in matching:
+        if route.method == wanted:
+            return route.handler
+    if matching:
+        raise Refusal("METHOD_NOT_ALLOWED", f"{method} is not for this endpoint; it takes {allowed(trimmed)}.")
+    raise Refusal("NOT_FOUND", f"There is no {method} {path[:200].decode('latin-1')!r} here.")
+
+
+def matches(pattern: bytes, path: bytes) -> bool:
+    """Exact, or a `/*` with something behind it."""
+    if pattern.endswith(b"/*"):
+        return path.startswith(pattern[:-1]) and len(path) >= len(pattern)
+    return path == pattern
+
+
+def allowed(path: bytes) -> str:
+    """The methods of a path, for Allow and preflight answers; empty where there is no such path."""
+    methods = [route.method for route in ROUTES if matches(route.path.encode(), path.rstrip(b"/") or b"/")]
+    return ", ".join(dict.fromkeys([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])) if methods else ""
+
+
+def preflight(worker: Worker, exchange: Exchange) -> None:
+    """OPTIONS: what a path takes, and what a browser may do where CORS is on. Raises Refusal NOT_FOUND."""
+    request = exchange.request
+    methods = allowed(request.path)
+    if not methods:
+        raise Refusal("NOT_FOUND", f"There is no {request.path[:200].decode('latin-1')!r} here.")
+    lines = b"allow: %b\r\n" % methods.encode()
+    cors = cors_lines(worker.origins, request)
+    if cors:
+        asked = request.headers.get(b"access-control-request-headers", b"authorization, content-type")
+        lines += cors + b"access-control-allow-methods: %b\r\naccess-control-allow-headers: %b\r\n" % (
+            methods.encode(),
+            asked,
+        )
+        lines += b"access-control-max-age: 600\r\n"
+    exchange.respond(200, lines, b"")

@@ -1,0 +1,121 @@
+"""A request's walk, top to bottom: parse, identify, expand, admit, route, attempt, relay, settle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from waypost.errors import Refusal
+from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
+from waypost.http.server import Exchange
+from waypost.link import Identity
+from waypost.worker.answers import refuse, success_headers
+from waypost.worker.attempt import Attempt, Outcome
+from waypost.worker.identity import credential
+from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
+from waypost.worker.upstreams import Snapshot, Upstream
+
+if TYPE_CHECKING:
+    from waypost.worker.app import Worker
+
+log = logging.getLogger("waypost.serve")
+
+
+async def chat_completions(worker: Worker, exchange: Exchange) -> None:
+    """`POST /v1/chat/completions`, streaming or not: one path. Whatever happens, the caller gets exactly one ending."""
+    # 1. Parse. llhttp has given method, path, headers and the whole body; the body is decoded in step 3, once it is
+    #    known whose it is, so that a stranger costs nothing.
+    request_id = worker.mint().decode()
+    snapshot = worker.snapshot
+    try:
+        # 2. Identify.
+        token = credential(exchange.request.headers)
+        identity = worker.identities.cached(token) or await worker.identities.look_up(token)
+
+        # 3. Expand. Top-level fields are seen, prompts are not touched; the name becomes a chain of upstreams.
+        request = parse_request(exchange.request.body)
+        chain = find_chain(snapshot, request.model)
+
+        # 4. Admit.
+        admit(snapshot, identity, request)
+
+        # 5. Route, 6. Attempt, 7. Relay.
+        outcome = await walk_chain(worker, exchange, request, chain, request_id)
+
+        # 8. Settle. Every way a request can end comes through here or through one of the three handlers below.
+        if outcome.code:
+            raise as_refusal(outcome)
+    except Refusal as refusal:
+        refuse(worker, exchange, refusal, request_id)
+    except asyncio.CancelledError:
+        # The caller hung up (then nobody hears this), or the worker's time to drain is over.
+        refuse(worker, exchange, Refusal("UNAVAILABLE", "Waypost is restarting; try again.", retry_after=1), request_id)
+    except Exception:
+        log.exception("%s failed", request_id)
+        refuse(worker, exchange, Refusal("INTERNAL_ERROR", f"Waypost failed; its log has {request_id}."), request_id)
+
+
+def find_chain(snapshot: Snapshot, model: str) -> list[Upstream]:
+    """The upstreams that serve a name. Raises Refusal INVALID_MODEL."""
+    chain = snapshot.chain(model)
+    if chain is None:
+        raise Refusal(
+            "INVALID_MODEL", f"The model {model!r} does not exist here; GET /v1/models lists them.", param="model"
+        )
+    return chain
+
+
+def admit(snapshot: Snapshot, identity: Identity, request: ChatRequest) -> None:
+    """May this caller have this model? Raises Refusal FORBIDDEN or MODEL_NOT_ALLOWED."""
+    if identity.kind != "inference":
+        raise Refusal("FORBIDDEN", "A management key (rkm_…) manages and never infers; use an rk_ key.")
+    if not snapshot.allows(identity.plan, request.model):
+        raise Refusal(
+            "MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} does not include {request.model!r}.", param="model"
+        )
+
+
+async def walk_chain(
+    worker: Worker, exchange: Exchange, request: ChatRequest, chain: list[Upstream], request_id: str
+) -> Outcome:
+    """Try the chain in order until one answers, or one fails in a way that no other can mend."""
+    started = exchange.request.started
+
+    def latency_ms() -> int:
+        return int((worker.clock() - started) * 1000)
+
+    failures: list[tuple[Upstream, Outcome]] = []
+    for upstream in chain:
+        stamp = Stamp(request_id, request.model, upstream.provider, latency_ms)
+        relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
+        headers = success_headers(worker, exchange, request, upstream.provider, request_id)
+        attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines)
+        outcome = await attempt.run(upstream.render(render_request(request, upstream.model), request.stream))
+        if not outcome.code or outcome.committed or not worker.may_go_on(outcome.code):
+            return outcome
+        log.warning("%s %s/%s: %s", request_id, upstream.provider, upstream.model, outcome.message)
+        failures.append((upstream, outcome))
+    return summary(failures)
+
+
+def summary(failures: list[tuple[Upstream, Outcome]]) -> Outcome:
+    """What to say when no upstream answered: all of one kind keeps the kind, any mixture is PROVIDER_ERROR."""
+    codes = {outcome.code for _, outcome in failures}
+    hints = [outcome.retry_after for _, outcome in failures if outcome.retry_after is not None]
+    return Outcome(
+        codes.pop() if len(codes) == 1 else "PROVIDER_ERROR",
+        "; ".join(f"{upstream.provider}: {outcome.message}" for upstream, outcome in failures),
+        retry_after=min(hints, default=None),
+    )
+
+
+def as_refusal(outcome: Outcome) -> Refusal:
+    """An attempt's end as the error that the caller sees."""
+    return Refusal(
+        outcome.code,
+        outcome.message,
+        param=outcome.param,
+        status=outcome.status,
+        retry_after=outcome.retry_after,
+    )
