@@ -47,6 +47,7 @@ class Hints(msgspec.Struct):
 
 def example_json(schema: dict[str, Any], hints: Hints) -> str:
     """An example as compact JSON text; `{}` and `{"type": "object"}` without properties give a small object."""
+    schema = schema or {"type": "object"}
     value = example(schema, hints)
     if value == {} and not schema.get("properties") and schema.get("additionalProperties") is not False:
         value = {"answer": hints.first_string or _BY_NAME["answer"]}

@@ -124,7 +124,7 @@ def perform(spoken: Format, prefix: str, body: bytes, here: Circumstances) -> Pe
 
 
 # Pure, so that the repeated requests of a load test are read and thought about once.
-@functools.lru_cache(512)
+@functools.lru_cache(256)
 def _read(parse: Callable[[bytes], Question], prefix: str, body: bytes) -> Reading:
     question = parse(body)
     mark = nonce(question.asked)

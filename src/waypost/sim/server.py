@@ -27,6 +27,7 @@ _PENDING = 64
 _WRITE = 65536
 _CREDENTIALS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _EARLY = b"early-413"
+_EARLY_BODY = b'{"model":"early-413","messages":[]}'
 
 
 class Request(msgspec.Struct):
@@ -70,11 +71,12 @@ class Simulator:
         )
         if found:
             if request.method == "POST":
-                return perform(found[0], found[1], request.body, here)
+                body = _EARLY_BODY if request.answered_early else request.body
+                return perform(found[0], found[1], body, here)
             return refuse(found[0], Refusal(405, "Send a POST.", "invalid_request_error"), here)
         path = request.target.split(b"?", 1)[0].decode("latin-1")
-        if body := self._information(path):
-            return Performance(_plain(body, request.keep_alive), 200)
+        if information := self._information(path):
+            return Performance(_plain(information, request.keep_alive), 200)
         missing = Refusal(404, f"Nothing at {path}.", "invalid_request_error", "unknown_url")
         return refuse(cast(Format, openai_format), missing, here)
 
@@ -309,7 +311,7 @@ class Connection(asyncio.Protocol):
             names,
             None if credential is None else fingerprint(credential.removeprefix(b"Bearer ")),
             hashlib.sha256(request.body).hexdigest(),
-            kept_body(request.body, reading is not None),
+            kept_body(request.body, reading is not None and request.complete),
             reading.nonce if reading else None,
             known.fault,
         )
@@ -371,7 +373,6 @@ class Connection(asyncio.Protocol):
         if _EARLY in request.target or _EARLY in data:
             request.answered_early = True
             request.keep_alive = False
-            request.parts = [b'{"model":"early-413","messages":[]}']
             self._transport.pause_reading()
             self._start(request)
 
