@@ -311,7 +311,8 @@ def test_streams_that_lose_something(sim: Running) -> None:
     bad = sim.ask("sse-bad-utf8", stream=True, asked="milk").events
     with pytest.raises(UnicodeDecodeError):
         bad[1].decode()
-    assert [content(event) for event in bad[2:-1]] == sound[2:]
+    assert bad[1].count(b'"content":"\xff\xfe\xc3') == 1
+    assert [content(event.replace(b"\xff\xfe\xc3", b"")) for event in bad[:-1]] == sound
     halved = sim.ask("truncated-json", stream=True, asked="milk").events
     with pytest.raises(json.JSONDecodeError):
         json.loads(halved[2][6:])

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Callable
 
+import msgspec
 from msgspec.structs import replace
 
 from waypost.sim.script import Event, Finish, Reply, Script, Send, Wait
@@ -84,9 +85,16 @@ def sse_nul(reply: Reply) -> Reply:
 
 
 def sse_bad_utf8(reply: Reply) -> Reply:
-    """Bytes that are no UTF-8 inside the first piece of text."""
+    """Bytes that are no UTF-8 before the first piece of text."""
     at = next((i for i, event in enumerate(reply.events) if event.text), None)
-    return _streamed(reply, lambda i, data: data.replace(b'":"', b'":"\xff\xfe\xc3', 4) if i == at else data)
+
+    def edit(position: int, event: Event) -> Event:
+        if position != at:
+            return event
+        before, text, after = event.data.rpartition(msgspec.json.encode(event.text)[1:])
+        return Event(before + b"\xff\xfe\xc3" + text + after)
+
+    return _stream_events(reply, edit)
 
 
 def sse_long_line(reply: Reply) -> Reply:
