@@ -9,6 +9,7 @@ from waypost.formats.openai_chat import ChatRequest
 from waypost.http.message import Request
 from waypost.http.server import Exchange
 from waypost.worker.relay import render_error
+from waypost.worker.upstreams import Upstream
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
@@ -19,16 +20,14 @@ EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-c
 EXPOSED = b"x-request-id, x-error-code, x-provider, x-dropped-params, retry-after, x-should-retry"
 
 
-def success_headers(worker: Worker, exchange: Exchange, request: ChatRequest, provider: str, request_id: str) -> bytes:
+def success_headers(
+    worker: Worker, exchange: Exchange, request: ChatRequest, upstream: Upstream, request_id: bytes
+) -> bytes:
     """The head lines of a good answer."""
-    lines = b"%bx-request-id: %b\r\nx-provider: %b\r\n" % (
-        EVENTS if request.stream else JSON,
-        request_id.encode(),
-        provider.encode(),
-    )
+    lines = b"%bx-request-id: %b\r\n%b" % (EVENTS if request.stream else JSON, request_id, upstream.header)
     if request.ignored:
         lines += b"x-dropped-params: %b\r\n" % ", ".join(request.ignored).encode()
-    return lines + cors_lines(worker.origins, exchange.request)
+    return lines + cors_lines(worker.origins, exchange.request) if worker.origins else lines
 
 
 def cors_lines(origins: frozenset[bytes], request: Request) -> bytes:
@@ -42,13 +41,13 @@ def cors_lines(origins: frozenset[bytes], request: Request) -> bytes:
     )
 
 
-def refuse(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: str) -> None:
+def refuse(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes) -> None:
     """End a request with an error: an HTTP error before the status line is decided, an error frame after it."""
     if exchange.started:
         exchange.end(render_error(refusal.message, refusal.failure.code))
         return
     failure = refusal.failure
-    lines = b"x-request-id: %b\r\nx-error-code: %b\r\n" % (request_id.encode(), failure.code.encode())
+    lines = b"x-request-id: %b\r\nx-error-code: %b\r\n" % (request_id, failure.code.encode())
     if refusal.retry_after is not None:
         lines += b"retry-after: %d\r\n" % refusal.retry_after
     if failure.retry is not None:

@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import uvloop
 
@@ -28,6 +28,7 @@ from waypost.worker.answers import refuse
 from waypost.worker.identity import Identities
 from waypost.worker.link import Link
 from waypost.worker.upstreams import Snapshot
+from waypost.worker.walk import Walk
 
 log = logging.getLogger("waypost.worker")
 
@@ -45,7 +46,7 @@ class Worker:
         self.names = Names(self.deadlines)
         self.link = Link(socket_path(data), lambda digest: self.identities.forget(digest), worker=number)
         self.identities = Identities(self.link)
-        self.walks: set[asyncio.Task[None]] = set()
+        self.walks: set[Walk] = set()
         self._adopt(settings, Snapshot(settings, {}, self.deadlines, self.names))
         self.server = Server(self, Limits(body=settings.max_body), self.deadlines, self.clock)
 
@@ -67,7 +68,7 @@ class Worker:
     # What the server calls
 
     def begin(self, exchange: Exchange) -> None:
-        """A whole request has arrived: find its handler and let it walk."""
+        """A whole request has arrived: find its handler and let that walk."""
         request = exchange.request
         try:
             if request.method == "OPTIONS":
@@ -77,20 +78,13 @@ class Worker:
         except Refusal as refusal:
             self.refuse(exchange, refusal)
             return
-        task = asyncio.get_running_loop().create_task(self._handle(handler, exchange))
-        self.walks.add(task)
-        task.add_done_callback(self.walks.discard)
-        exchange.on_gone = task.cancel
-
-    async def _handle(self, handler: Callable[[Worker, Exchange], Awaitable[None]], exchange: Exchange) -> None:
-        try:
-            await handler(self, exchange)
-        except Refusal as refusal:
-            self.refuse(exchange, refusal)
+        walk = Walk(handler(self, exchange), self.walks)
+        exchange.on_gone = walk.cancel
+        walk.go_on()
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """An error under an id of its own."""
-        refuse(self, exchange, refusal, self.mint().decode())
+        refuse(self, exchange, refusal, self.mint())
 
     # What the walk asks
 

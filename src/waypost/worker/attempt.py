@@ -13,6 +13,7 @@ from waypost.http.server import Exchange
 from waypost.http.timers import NEVER, Deadlines
 from waypost.worker.relay import Relay, UpstreamError, WholeRelay
 from waypost.worker.upstreams import Upstream
+from waypost.worker.walk import Signal
 
 ERROR_LIMIT = 64 * 1024  # bytes of an upstream's error that are read
 QUOTED = 300  # characters of an upstream's words in our own error
@@ -67,7 +68,7 @@ class Attempt:
         self._keepalive = keepalive if self._stream and keepalive else NEVER
         self._deadlines = deadlines
         self._connection: ClientConnection | None = None
-        self._over: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._over: Signal[Outcome] = Signal()
         self._status = 0
         self._body: list[bytes] | None = None  # an error's body, collected
         self._ends = self._limit = NEVER
@@ -85,14 +86,14 @@ class Attempt:
         try:
             while True:
                 if connection is None:
-                    connection = await pool.connect(timeouts.connect)
+                    connection = await asyncio.ensure_future(pool.connect(timeouts.connect))
                 reused = connection.answers > 0
                 self._send(connection, request)
                 outcome = await self._over
                 if not (reused and outcome is REUSE_RACE):
                     return outcome
-                # The upstream closed an idle connection just as we wrote: nothing was received, so once more on a fresh one.
-                self._over = asyncio.get_running_loop().create_future()
+                # The upstream closed an idle connection just as we wrote and nothing came back: once more, on a fresh one.
+                self._over = Signal()
                 connection = None
         except UpstreamFailure as failure:
             return self._outcome_of(failure)
@@ -123,7 +124,7 @@ class Attempt:
 
     def received(self, data: bytes) -> None:
         """Part of the upstream's body: straight on to the client."""
-        if self._over.done():
+        if self._over.is_set:
             return
         self._wait("idle", self._upstream.timeouts.idle)
         if self._body is not None:
@@ -146,7 +147,7 @@ class Attempt:
     def ended(self) -> None:
         """The upstream's body is complete."""
         self._connection = None
-        if self._over.done():
+        if self._over.is_set:
             return
         if self._body is not None:
             self._settle(self._failed_status())
@@ -161,7 +162,7 @@ class Attempt:
     def failed(self, failure: UpstreamFailure) -> None:
         """No (more) answer."""
         connection, self._connection = self._connection, None
-        if self._over.done():
+        if self._over.is_set:
             return
         if failure.kind == CLOSED and connection is not None and not connection.responding:
             self._settle(REUSE_RACE)
@@ -205,8 +206,7 @@ class Attempt:
 
     def _settle(self, outcome: Outcome) -> None:
         self.deadline = NEVER
-        if not self._over.done():
-            self._over.set_result(outcome)
+        self._over.set(outcome)
 
     def _outcome_of(self, failure: UpstreamFailure) -> Outcome:
         code = FAILURE_CODES.get(failure.kind, "PROVIDER_ERROR")
@@ -234,8 +234,11 @@ class Attempt:
 
     def _wait(self, what: str, seconds: float) -> None:
         now = self._deadlines.now
-        self._timeout, self._limit = what, now + seconds
-        self.deadline = min(self._limit, self._ends, now + self._keepalive)
+        self._timeout = what
+        self._limit = deadline = now + seconds
+        if self._keepalive < seconds:
+            deadline = now + self._keepalive
+        self.deadline = deadline if deadline < self._ends else self._ends
 
     def expire(self) -> None:
         """A timeout, or time for a comment."""

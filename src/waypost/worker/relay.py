@@ -35,11 +35,11 @@ class UpstreamError(Exception):
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What is ours in an answer. `latency_ms` is asked for when the last JSON leaves."""
+    """What is ours in an answer, as JSON. `latency_ms` is asked for when the last JSON leaves."""
 
-    id: str
-    model: str
-    provider: str
+    id: msgspec.Raw
+    model: msgspec.Raw  # the caller's own spelling
+    provider: msgspec.Raw
     latency_ms: Callable[[], int]
 
 
@@ -87,9 +87,9 @@ class WholeRelay:
         if choices is None or choices == EMPTY_LIST or bytes(memoryview(choices)[:1]) != b"[":
             raise UpstreamError(parse_error(body)[0] or "the upstream's answer has no choices")
         stamp = self._stamp
-        answer["id"] = msgspec.Raw(encode(stamp.id))
-        answer["model"] = msgspec.Raw(encode(stamp.model))
-        answer["provider"] = msgspec.Raw(encode(stamp.provider))
+        answer["id"] = stamp.id
+        answer["model"] = stamp.model
+        answer["provider"] = stamp.provider
         answer["latency_ms"] = msgspec.Raw(b"%d" % stamp.latency_ms())
         self.usage = answer.get("usage")
         self.done = True
@@ -204,8 +204,8 @@ class StreamRelay:
         if self._fast is None:
             self._learn(payload, chunk)
         self._created = chunk.get("created", self._created)
-        chunk["id"] = msgspec.Raw(encode(self._stamp.id))
-        chunk["model"] = msgspec.Raw(encode(self._stamp.model))
+        chunk["id"] = self._stamp.id
+        chunk["model"] = self._stamp.model
         out = self._release()
         if finish:
             self.finished = True
@@ -228,9 +228,9 @@ class StreamRelay:
             if payload.count(id_needle) == 1 and payload.count(model_needle) == 1:
                 self._fast = (
                     id_needle,
-                    b'"id"%b%b' % (colon, encode(ours.id)),
+                    b'"id"%b%b' % (colon, bytes(ours.id)),
                     model_needle,
-                    b'"model"%b%b' % (colon, encode(ours.model)),
+                    b'"model"%b%b' % (colon, bytes(ours.model)),
                 )
                 self._needles = (b'"finish_reason"%b"' % colon, b'"usage"%b{' % colon, b'"choices"%b[]' % colon)
 
@@ -246,10 +246,10 @@ class StreamRelay:
         last, self._held = self._held, None
         if last is None:
             last = {
-                "id": msgspec.Raw(encode(self._stamp.id)),
+                "id": self._stamp.id,
                 "object": msgspec.Raw(b'"chat.completion.chunk"'),
                 "created": self._created,
-                "model": msgspec.Raw(encode(self._stamp.model)),
+                "model": self._stamp.model,
                 "choices": msgspec.Raw(NO_CHANGE),
             }
         if self._include_usage and self.usage is not None:
@@ -257,7 +257,7 @@ class StreamRelay:
             last = {name: last[name] for name in ("id", "object", "created", "model") if name in last}
             last["choices"] = EMPTY_LIST
             last["usage"] = self.usage
-        last["provider"] = msgspec.Raw(encode(self._stamp.provider))
+        last["provider"] = self._stamp.provider
         last["latency_ms"] = msgspec.Raw(b"%d" % self._stamp.latency_ms())
         return out + render_event(last) + DONE
 

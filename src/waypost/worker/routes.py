@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from waypost.errors import Refusal
 from waypost.http.server import Exchange
+from waypost.link import Identity
 from waypost.worker.answers import JSON, TEXT, cors_lines
 from waypost.worker.identity import credential
 from waypost.worker.serve import chat_completions
@@ -17,13 +18,15 @@ from waypost.worker.serve import chat_completions
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
 
-Handler = Callable[["Worker", Exchange], Awaitable[None]]
+Handler = Callable[["Worker", Exchange], Coroutine[Any, None, None]]
+Answerer = Callable[["Worker", Exchange, Identity], None]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """`path` ends in `/*` where the rest names an object. `permission`: `public`, or `key` for any good key.
+    """`path` ends in `/*` where the rest names an object. What `permission` asks for is checked by the handler's maker.
 
-    Inference routes check inside of their walk, where the order of refusals is part of the contract.
+    `public`: anyone; `key`: any good key; `inference`: a key that may infer, checked inside of the walk, where the order
+    of refusals is part of the contract.
     """
 
     method: Literal["GET", "POST"]
@@ -32,39 +35,53 @@ class Route(msgspec.Struct, frozen=True):
     handler: Handler
 
 
-async def healthz(worker: Worker, exchange: Exchange) -> None:
+def public(method: Literal["GET", "POST"], path: str, answerer: Callable[[Worker, Exchange], None]) -> Route:
+    """A route for anyone."""
+
+    async def handler(worker: Worker, exchange: Exchange) -> None:
+        answerer(worker, exchange)
+
+    return Route(method, path, "public", handler)
+
+
+def keyed(method: Literal["GET", "POST"], path: str, answerer: Answerer) -> Route:
+    """A route for any good key."""
+
+    async def handler(worker: Worker, exchange: Exchange) -> None:
+        try:
+            token = credential(exchange.request.headers)
+            identity = worker.identities.cached(token) or await worker.identities.look_up(token)
+            answerer(worker, exchange, identity)
+        except Refusal as refusal:
+            worker.refuse(exchange, refusal)
+
+    return Route(method, path, "key", handler)
+
+
+def healthz(worker: Worker, exchange: Exchange) -> None:
     """Alive: this process takes requests."""
     exchange.respond(200, TEXT, b"ok\n")
 
 
-async def readyz(worker: Worker, exchange: Exchange) -> None:
+def readyz(worker: Worker, exchange: Exchange) -> None:
     """May take traffic; says why not."""
     why_not = worker.why_not_ready()
     exchange.respond(503 if why_not else 200, TEXT, (why_not or "ready").encode() + b"\n")
 
 
-async def list_models(worker: Worker, exchange: Exchange) -> None:
+def list_models(worker: Worker, exchange: Exchange, identity: Identity) -> None:
     """`GET /v1/models`: what the caller's plan allows, as OpenAI lists it."""
-    plan = await plan_of(worker, exchange)
-    data = [card for name, card in worker.catalogue.items() if worker.snapshot.allows(plan, name)]
+    data = [card for name, card in worker.catalogue.items() if worker.snapshot.allows(identity.plan, name)]
     answer(worker, exchange, {"object": "list", "data": data})
 
 
-async def show_model(worker: Worker, exchange: Exchange) -> None:
+def show_model(worker: Worker, exchange: Exchange, identity: Identity) -> None:
     """`GET /v1/models/{id}`; an id may have slashes, plain or as %2F."""
-    plan = await plan_of(worker, exchange)
     name = urllib.parse.unquote(exchange.request.path.decode("latin-1").removeprefix("/v1/models/"), errors="replace")
-    card = worker.catalogue.get(name)
-    if card is None or not worker.snapshot.allows(plan, name):
+    card = worker.catalogue.get(name) or worker.catalogue.get(name.rstrip("/"))
+    if card is None or not worker.snapshot.allows(identity.plan, card["id"]):
         raise Refusal("NOT_FOUND", f"The model {name[:256]!r} does not exist here, or your plan does not include it.")
     answer(worker, exchange, card)
-
-
-async def plan_of(worker: Worker, exchange: Exchange) -> str:
-    """The plan of whoever is calling. Raises Refusal."""
-    token = credential(exchange.request.headers)
-    identity = worker.identities.cached(token) or await worker.identities.look_up(token)
-    return identity.plan
 
 
 def answer(worker: Worker, exchange: Exchange, value: object) -> None:
@@ -75,10 +92,10 @@ def answer(worker: Worker, exchange: Exchange, value: object) -> None:
 
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/chat/completions", "inference", chat_completions),
-    Route("GET", "/v1/models", "key", list_models),
-    Route("GET", "/v1/models/*", "key", show_model),
-    Route("GET", "/healthz", "public", healthz),
-    Route("GET", "/readyz", "public", readyz),
+    keyed("GET", "/v1/models", list_models),
+    keyed("GET", "/v1/models/*", show_model),
+    public("GET", "/healthz", healthz),
+    public("GET", "/readyz", readyz),
 )
 
 EXACT: dict[tuple[str, bytes], Handler] = {(route.method, route.path.encode()): route.handler for route in ROUTES}

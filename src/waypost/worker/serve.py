@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
 from waypost.http.server import Exchange
@@ -26,7 +28,7 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
     """`POST /v1/chat/completions`, streaming or not: one path. Whatever happens, the caller gets exactly one ending."""
     # 1. Parse. llhttp has given method, path, headers and the whole body; the body is decoded in step 3, once it is
     #    known whose it is, so that a stranger costs nothing.
-    request_id = worker.mint().decode()
+    request_id = worker.mint()
     snapshot = worker.snapshot
     try:
         # 2. Identify.
@@ -52,8 +54,8 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         # The caller hung up (then nobody hears this), or the worker's time to drain is over.
         refuse(worker, exchange, Refusal("UNAVAILABLE", "Waypost is restarting; try again.", retry_after=1), request_id)
     except Exception:
-        log.exception("%s failed", request_id)
-        refuse(worker, exchange, Refusal("INTERNAL_ERROR", f"Waypost failed; its log has {request_id}."), request_id)
+        log.exception("%s failed", request_id.decode())
+        refuse(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id)
 
 
 def find_chain(snapshot: Snapshot, model: str) -> list[Upstream]:
@@ -77,7 +79,7 @@ def admit(snapshot: Snapshot, identity: Identity, request: ChatRequest) -> None:
 
 
 async def walk_chain(
-    worker: Worker, exchange: Exchange, request: ChatRequest, chain: list[Upstream], request_id: str
+    worker: Worker, exchange: Exchange, request: ChatRequest, chain: list[Upstream], request_id: bytes
 ) -> Outcome:
     """Try the chain in order until one answers, or one fails in a way that no other can mend."""
     started = exchange.request.started
@@ -87,14 +89,14 @@ async def walk_chain(
 
     failures: list[tuple[Upstream, Outcome]] = []
     for upstream in chain:
-        stamp = Stamp(request_id, request.model, upstream.provider, latency_ms)
+        stamp = Stamp(msgspec.Raw(b'"%b"' % request_id), request.fields["model"], upstream.name, latency_ms)
         relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
-        headers = success_headers(worker, exchange, request, upstream.provider, request_id)
+        headers = success_headers(worker, exchange, request, upstream, request_id)
         attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines)
         outcome = await attempt.run(upstream.render(render_request(request, upstream.model), request.stream))
         if not outcome.code or outcome.committed or not worker.may_go_on(outcome.code):
             return outcome
-        log.warning("%s %s/%s: %s", request_id, upstream.provider, upstream.model, outcome.message)
+        log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
         failures.append((upstream, outcome))
     return summary(failures)
 

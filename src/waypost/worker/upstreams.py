@@ -7,6 +7,8 @@ import os
 import urllib.parse
 from collections.abc import Mapping
 
+import msgspec
+
 from waypost import __version__, config, providers
 from waypost.http.pool import Names, Pool, Target
 from waypost.http.proxy import proxy_for
@@ -20,10 +22,12 @@ IMPROMPTU = 1000  # chains made for `provider/model` names that stand in no conf
 class Upstream:
     """One link of a chain: a provider's model, with everything but the body already rendered."""
 
-    __slots__ = ("_heads", "model", "pool", "provider", "secrets", "timeouts")
+    __slots__ = ("_heads", "header", "model", "name", "pool", "provider", "secrets", "timeouts")
 
     def __init__(self, provider: str, model: str, settings: config.Provider, secrets: list[str], pool: Pool) -> None:
         self.provider = provider
+        self.name = msgspec.Raw(msgspec.json.encode(provider))
+        self.header = b"x-provider: %b\r\n" % provider.encode()
         self.model = model
         self.timeouts = settings.timeouts
         self.pool = pool
