@@ -159,7 +159,9 @@ def test_a_late_answer_is_nobody_elses():
         async with scripted_keeper(data, answer), linked(data) as (link, _):
             with pytest.raises(KeeperUnavailable):
                 await link.call(Identify(b"first"), timeout=0.05)
-            return await link.call(Identify(b"second"), timeout=30)
+            second = await link.call(Identify(b"second"), timeout=30)
+            assert link._peer._calls == {}, "nothing is kept for a caller who has left"
+            return second
 
     with data_folder() as data:
         assert asyncio.run(run(data)) == Failed("UNAVAILABLE", "1")
