@@ -1,0 +1,1 @@
+"""What a request costs here, beside nginx and whatever other gateways are installed: `python -m bench`."""
