@@ -9,6 +9,7 @@ from typing import Protocol, cast
 import httptools
 
 from waypost.http.timers import NEVER, Deadlines
+from waypost.http.transports import Reading
 
 HEAD_LIMIT = 64 * 1024  # bytes of an upstream's response head
 LET_END = 2.0  # seconds
@@ -33,8 +34,8 @@ BUSY = "busy"  # too many requests wait for a connection
 class Receiver(Protocol):
     """Who an answer is for. After `ended` or `failed` nothing more is called."""
 
-    def begun(self, status: int, headers: dict[bytes, bytes]) -> None:
-        """The final status line and its headers; names in lower case."""
+    def begun(self, status: int, head: bytes) -> None:
+        """The final status, and the head's bytes as they came; `find_header` reads them."""
 
     def received(self, data: bytes) -> None:
         """Part of the body: everything one read brought, in one piece."""
@@ -49,7 +50,7 @@ class Receiver(Protocol):
 class Nobody:
     """Receives what is left of an answer that nobody reads any more."""
 
-    def begun(self, status: int, headers: dict[bytes, bytes]) -> None:
+    def begun(self, status: int, head: bytes) -> None:
         """Nothing to do."""
 
     def received(self, data: bytes) -> None:
@@ -65,13 +66,13 @@ class Nobody:
 NOBODY = Nobody()
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Reading):
     """A connection to one target. Its owner is a pool; `on_free` tells it that the connection may be used again."""
 
     __slots__ = (
-        "_body", "_complete", "_deadlines", "_eof_ends", "_final", "_head_size", "_headers", "_informal",
-        "_on_free", "_on_lost", "_parser", "_paused", "_receiver", "_stays", "_transport", "answers",
-        "deadline", "idle_limit", "responding",
+        "_begun", "_body", "_complete", "_deadlines", "_final", "_head", "_informal", "_on_free", "_on_lost",
+        "_parser", "_paused", "_receiver", "_stays", "_transport", "answers", "deadline", "idle_limit", "on_body",
+        "responding",
     )  # fmt: skip
 
     def __init__(
@@ -83,22 +84,22 @@ class ClientConnection(asyncio.Protocol):
         self._deadlines = deadlines
         self._on_free = on_free
         self._on_lost = on_lost
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
         self._transport: asyncio.Transport | None = None
-        self._headers: dict[bytes, bytes] = {}
-        self._head_size = 0
+        self._head = b""  # the head's bytes, until it is whole
         self._body: list[bytes] = []
+        self.on_body = self._body.append  # llhttp: part of the body
         self._final = False  # the head of the final (not 1xx) response is in
+        self._begun = False  # and the receiver has it
         self._informal = False  # inside a 1xx response
         self._complete = False
         self._stays = False  # the other side keeps the connection open after this answer
-        self._eof_ends = False  # no length and no chunks: the body ends with the connection
         self._paused = False
         self.answers = 0  # complete answers so far: a reused connection has some
         self.responding = False  # bytes of the current answer have come
         self.idle_limit = NEVER  # seconds this connection may be kept idle, from Keep-Alive
         self.deadline = NEVER
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     # The connection comes and goes
 
@@ -115,7 +116,7 @@ class ClientConnection(asyncio.Protocol):
         self._on_lost(self)
         if receiver is None:
             return
-        if self._final and self._eof_ends and error is None:
+        if self._begun and error is None and ends_with_connection(self._head):
             receiver.ended()
         else:
             receiver.failed(
@@ -137,80 +138,75 @@ class ClientConnection(asyncio.Protocol):
         """Send one whole request; its answer goes to the receiver."""
         assert self._transport is not None
         self._receiver = receiver
-        self._final = self._complete = self._eof_ends = self.responding = False
+        self._final = self._begun = self._complete = self.responding = False
+        self._head = b""
         self.deadline = NEVER
         self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         """Feed llhttp, then hand over what this read brought in one piece."""
-        receiver = self._receiver
-        if receiver is None or self._parser is None or self._transport is None:
+        if self._receiver is None or self._parser is None:
             self.close()  # bytes that nobody asked for: the connection cannot be trusted any more
             return
         self.responding = True
         failure: UpstreamFailure | None = None
-        began = self._final
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             failure = UpstreamFailure(BROKEN, f"the upstream's answer is not valid HTTP/1.1 ({error})")
-        if self._final and not began:
-            receiver.begun(self._parser.get_status_code(), self._headers)
-        if self._body:
+        if not self._begun:
+            failure = self._take_head(data) or failure
+        if self._body and self._receiver is not None:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body.clear()
-            if self._receiver is receiver:
-                receiver.received(body)
-        if self._receiver is None:
-            return  # it has given up meanwhile
-        receiver = self._receiver
-        if failure is not None:
-            self._receiver = None
+            self._receiver.received(body)
+        if failure is not None or self._complete:
+            self._finish(failure)
+
+    def _take_head(self, data: bytes) -> UpstreamFailure | None:
+        """Keep the head's bytes; once it is whole, tell the receiver."""
+        head = self._head = self._head + data if self._head else data
+        if not self._final:
+            return UpstreamFailure(BROKEN, "the upstream's head is too large") if len(head) > HEAD_LIMIT else None
+        while head.startswith(b"HTTP/1.1 1"):
+            head = head[head.index(b"\r\n\r\n") + 4 :]
+        head = self._head = head[: head.index(b"\r\n\r\n") + 2]
+        if len(head) > HEAD_LIMIT:
+            return UpstreamFailure(BROKEN, "the upstream's head is too large")
+        assert self._parser is not None and self._receiver is not None
+        self._begun = True
+        self.idle_limit = keep_alive_seconds(find_header(head, b"keep-alive"))
+        self._receiver.begun(self._parser.get_status_code(), head)
+        return None
+
+    def _finish(self, failure: UpstreamFailure | None) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            return  # it has given up meanwhile, and closed the connection
+        # After an early answer the rest of our request is still unread: such a connection is not used again.
+        if failure is None and self._stays and self.usable and self._transport.get_write_buffer_size() == 0:  # type: ignore[union-attr]
+            self.answers += 1
+            self._on_free(self)
+        else:
             self.close()
-            receiver.failed(failure)
-        elif self._complete:
-            self._receiver = None
-            # After an early answer the rest of our request is still unread: such a connection is not used again.
-            if self._stays and self.usable and self._transport.get_write_buffer_size() == 0:
-                self.answers += 1
-                self._on_free(self)
-            else:
-                self.close()
+        if failure is None:
             receiver.ended()
+        else:
+            receiver.failed(failure)
 
     def on_message_begin(self) -> None:
         """llhttp: a response begins; a second one to the same request is garbage."""
         if self._complete:
             raise ValueError("bytes after the end of the answer")
-        self._headers = {}
-        self._head_size = 0
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """llhttp: one header or trailer."""
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > HEAD_LIMIT:
-            raise ValueError("headers too large")
-        if not self._final:
-            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        """llhttp: the head is in; an informational one (1xx) is skipped."""
+        """llhttp: a head is in; an informational one (1xx) is skipped."""
         assert self._parser is not None
         status = self._parser.get_status_code()
+        if status == 101:
+            raise ValueError("an upgrade that was not asked for")
         self._informal = status < 200
-        if self._informal:
-            if status == 101:
-                raise ValueError("an upgrade that was not asked for")
-            return
-        self._final = True
-        headers = self._headers
-        self._eof_ends = b"content-length" not in headers and b"chunked" not in headers.get(b"transfer-encoding", b"")
-        if b"keep-alive" in headers:
-            self.idle_limit = keep_alive_seconds(headers[b"keep-alive"])
-
-    def on_body(self, data: bytes) -> None:
-        """llhttp: part of the body."""
-        self._body.append(data)
+        self._final = not self._informal
 
     def on_message_complete(self) -> None:
         """llhttp: the response is whole."""
@@ -255,6 +251,22 @@ class ClientConnection(asyncio.Protocol):
     def expire(self) -> None:
         """Idle for too long, or never ending."""
         self.close()
+
+
+def find_header(head: bytes, name: bytes) -> bytes:
+    """The first value of a header in a head that llhttp has accepted; empty where there is none."""
+    lower = head.lower()
+    at = lower.find(b"\r\n%b:" % name)
+    if at < 0:
+        return b""
+    start = at + len(name) + 3
+    return head[start : head.index(b"\r\n", start)].strip()
+
+
+def ends_with_connection(head: bytes) -> bool:
+    """Neither a length nor chunks: the body ends where the connection does (RFC 9112 §6.3)."""
+    lower = head.lower()
+    return b"\r\ncontent-length:" not in lower and b"\r\ntransfer-encoding:" not in lower
 
 
 def keep_alive_seconds(value: bytes) -> float:

@@ -18,7 +18,7 @@ import httptools
 from waypost.errors import Refusal
 from waypost.http.message import Body, Limits, Request, status_line, too_large
 from waypost.http.timers import NEVER, Deadlines
-from waypost.http.transports import create_server
+from waypost.http.transports import Reading, create_server
 
 ONCE = frozenset({b"host", b"content-length", b"content-type", b"content-encoding", b"authorization", b"x-api-key"})
 RATE_WINDOW = 5.0  # seconds over which a body's rate is judged
@@ -124,7 +124,7 @@ class Exchange:
             on_gone()
 
 
-class Connection(asyncio.Protocol):
+class Connection(Reading):
     """One client connection: idle, receiving a head, receiving a body, or serving; and at last closing."""
 
     __slots__ = (

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 import msgspec
 
 from waypost.formats.openai_chat import is_context_length, parse_error
-from waypost.http.client import BROKEN, BUSY, CLOSED, TIMEOUT, ClientConnection, UpstreamFailure
+from waypost.http.client import BROKEN, BUSY, CLOSED, TIMEOUT, ClientConnection, UpstreamFailure, find_header
 from waypost.http.server import Exchange
 from waypost.http.timers import NEVER, Deadlines
 from waypost.worker.relay import Relay, UpstreamError, WholeRelay
@@ -45,9 +45,8 @@ class Attempt:
     """Receives one answer. Its deadline serves the four timeouts, and the comments that keep a waiting stream alive."""
 
     __slots__ = (
-        "_body", "_connection", "_deadlines", "_ends", "_exchange", "_headers", "_keepalive", "_limit",
-        "_over", "_relay", "_status", "_stream", "_timeout", "_upstream", "committed", "deadline",
-        "first_byte_at", "response_headers",
+        "_body", "_connection", "_deadlines", "_ends", "_exchange", "_head", "_headers", "_heard", "_is_paused",
+        "_keepalive", "_over", "_relay", "_sent", "_status", "_stream", "_upstream", "committed", "deadline",
     )  # fmt: skip
 
     def __init__(
@@ -71,11 +70,12 @@ class Attempt:
         self._over: Signal[Outcome] = Signal()
         self._status = 0
         self._body: list[bytes] | None = None  # an error's body, collected
-        self._ends = self._limit = NEVER
-        self._timeout = ""  # what `_limit` is a limit of
-        self.response_headers: dict[bytes, bytes] = {}
+        self._ends = NEVER  # when the whole answer must be here
+        self._sent = 0.0
+        self._is_paused = False
+        self._head = b""
+        self._heard = 0.0  # when the upstream's latest bytes came; 0 before the first
         self.committed = False
-        self.first_byte_at = 0.0
         self.deadline = NEVER
 
     async def run(self, request: bytes) -> Outcome:
@@ -106,27 +106,29 @@ class Attempt:
     def _send(self, connection: ClientConnection, request: bytes) -> None:
         self._connection = connection
         self._exchange.flow = self
-        self._wait("first byte", self._upstream.timeouts.first_byte)
+        self._sent = self._deadlines.now
+        self.deadline = min(self._sent + self._upstream.timeouts.first_byte, self._ends, self._sent + self._keepalive)
         self._deadlines.watched.add(self)
         connection.send(request, self)
 
     # The answer comes in
 
-    def begun(self, status: int, headers: dict[bytes, bytes]) -> None:
+    def begun(self, status: int, head: bytes) -> None:
         """The upstream's head."""
         self._status = status
-        self.response_headers = headers
-        self.first_byte_at = self._deadlines.now
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        self._head = head
+        now = self._heard = self._deadlines.now
+        self.deadline = min(now + self._upstream.timeouts.idle, self._ends, now + self._keepalive)
+        if find_header(head, b"content-encoding").lower() not in (b"", b"identity"):
             self._give_up(UpstreamFailure(BROKEN, "the upstream compressed its answer although identity was asked for"))
-        elif status != 200 or (self._stream and headers.get(b"content-type", b"").startswith(b"application/json")):
+        elif status != 200 or (self._stream and find_header(head, b"content-type").startswith(b"application/json")):
             self._body = []
 
     def received(self, data: bytes) -> None:
         """Part of the upstream's body: straight on to the client."""
         if self._over.is_set:
             return
-        self._wait("idle", self._upstream.timeouts.idle)
+        self._heard = self._deadlines.now
         if self._body is not None:
             self._body.append(data)
             if sum(map(len, self._body)) > ERROR_LIMIT:
@@ -227,42 +229,41 @@ class Attempt:
             return Outcome("PROVIDER_ERROR", f"refused our credentials (HTTP {status})")
         said = f"HTTP {status}" + (f": {message[:QUOTED]}" if message else "")
         if status == 429:
-            return Outcome("UPSTREAM_RATE_LIMITED", said, retry_after=retry_after(self.response_headers))
+            return Outcome("UPSTREAM_RATE_LIMITED", said, retry_after=retry_after(self._head))
         return Outcome("PROVIDER_ERROR", said)
 
     # Time and flow
 
-    def _wait(self, what: str, seconds: float) -> None:
-        now = self._deadlines.now
-        self._timeout = what
-        self._limit = deadline = now + seconds
-        if self._keepalive < seconds:
-            deadline = now + self._keepalive
-        self.deadline = deadline if deadline < self._ends else self._ends
-
     def expire(self) -> None:
-        """A timeout, or time for a comment."""
-        now = self._deadlines.now
-        if now >= self._ends:
-            self._give_up(UpstreamFailure(TIMEOUT, f"no whole answer within {self._upstream.timeouts.total:g} s"))
-        elif now >= self._limit:
-            seconds = getattr(self._upstream.timeouts, self._timeout.replace(" ", "_"))
-            self._give_up(UpstreamFailure(TIMEOUT, f"{self._timeout} timeout after {seconds:g} s"))
+        """Once in a while: time for a comment, or a timeout. Reads only note the time; what it means is decided here."""
+        now, timeouts = self._deadlines.now, self._upstream.timeouts
+        if self._heard:
+            limit, what, seconds = self._heard + timeouts.idle, "idle", timeouts.idle
         else:
-            self._start()
-            self._exchange.write(WAITING)
-            self.deadline = min(self._limit, self._ends, now + self._keepalive)
+            limit, what, seconds = self._sent + timeouts.first_byte, "first byte", timeouts.first_byte
+        if self._is_paused:
+            limit = NEVER  # the client is slower than the upstream: only the total time goes on
+        if now >= self._ends:
+            self._give_up(UpstreamFailure(TIMEOUT, f"no whole answer within {timeouts.total:g} s"))
+        elif now >= limit:
+            self._give_up(UpstreamFailure(TIMEOUT, f"{what} timeout after {seconds:g} s"))
+        else:
+            silent = now - (self._heard or self._sent)
+            if silent >= self._keepalive and not self._is_paused:
+                self._start()
+                self._exchange.write(WAITING)
+            self.deadline = min(limit, self._ends, now + self._keepalive)
 
     def pause_reading(self) -> None:
-        """The client is slower than the upstream: only the total time goes on."""
-        self._limit = NEVER
-        self.deadline = self._ends
+        """The client is slower than the upstream: leave the upstream's bytes in the kernel."""
+        self._is_paused = True
         if self._connection is not None:
             self._connection.pause_reading()
 
     def resume_reading(self) -> None:
         """The client caught up."""
-        self._wait("idle", self._upstream.timeouts.idle)
+        self._is_paused = False
+        self._heard = self._deadlines.now
         if self._connection is not None:
             self._connection.resume_reading()
 
@@ -270,13 +271,13 @@ class Attempt:
 REUSE_RACE = Outcome("PROVIDER_ERROR", "the upstream closed the connection without an answer")
 
 
-def retry_after(headers: dict[bytes, bytes]) -> int | None:
+def retry_after(head: bytes) -> int | None:
     """A Retry-After header in whole seconds, from a number or an HTTP date relative to the answer's own Date."""
-    value = headers.get(b"retry-after", b"").strip()
+    value = find_header(head, b"retry-after")
     if value.isdigit():
         return int(value) if len(value) < 10 else None
     try:
-        date = parsedate_to_datetime(headers.get(b"date", b"").decode("latin-1"))
+        date = parsedate_to_datetime(find_header(head, b"date").decode("latin-1"))
         return max(0, int((parsedate_to_datetime(value.decode("latin-1")) - date).total_seconds()))
     except (ValueError, TypeError):
         return None
