@@ -23,8 +23,8 @@ METHOD = """The gateway is pinned to one core; the load (wrk, 64 connections, or
 upstream (nginx with a fixed completion, or our own pacer of events) share the others. Windows are interleaved A B B A;
 a ratio is the median of the ratios of pairs, with the smallest and the largest in brackets. CPU is user and system time
 of all the gateway's processes, by the scheduler's own counters, read once they have come to rest; memory is the
-proportional set size. Waypost has everything on: it authenticates a key, counts usage and price, and keeps its books in
-SQLite; nginx only forwards."""
+proportional set size. Waypost runs as `waypost serve` does, with a key to check and a plan whose limits never bite; its
+supervisor and keeper are counted too. nginx only forwards."""
 NEED_WRK = {"non-stream", "latency", "tls", "memory", "workers", "peers"}
 
 

@@ -157,7 +157,7 @@ def cpu_seconds(pid: int) -> float:
     return sum(cpu_by_process(pid).values())
 
 
-def wait_until_quiet(pid: int, seconds: float = 3.0) -> None:
+def wait_until_quiet(pid: int, seconds: float = 10.0) -> None:
     """Until the tree uses less than 2 % of a core, so that work left behind is paid by the window that caused it."""
     deadline, spent = time.monotonic() + seconds, cpu_seconds(pid)
     while time.monotonic() < deadline:

@@ -210,7 +210,7 @@ def measure_peers(session: Session, findings: Findings, places: Places) -> None:
         if not peers:
             return
         waypost = session.waypost.start(stack, session.gateway)
-        running = [(session.nginx, "proxy_pass"), (waypost, "everything on"), *peers]
+        running = [(session.nginx, "proxy_pass"), (waypost, "a key, keeper included"), *peers]
         rates = {g.name: window(g, connections=8, seconds=session.warm).rate for g, _ in running}
         cells = {g.name: partial(window, g, connections=64 if rates[g.name] > SLOW else 8) for g, _ in running}
         requests = interleave(session, "peers, non-stream", cells, pairs)
