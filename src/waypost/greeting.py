@@ -46,7 +46,8 @@ class Greeting:
         deadline = time.monotonic() + PATIENCE
         while not socket_path(self._folder).exists() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        print(f"Waypost serves {len(self._settings.models)} models at {self._address}", flush=True)
+        count = len(self._settings.models)
+        print(f"Waypost serves {count} model{'' if count == 1 else 's'} at {self._address}", flush=True)
         for name, plan in self._settings.plans.items():
             if plan.limits:
                 print(f"  note: plan {name}: {', '.join(plan.limits)} are read but not yet enforced by this version")

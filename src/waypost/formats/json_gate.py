@@ -15,6 +15,7 @@ from waypost.errors import Refusal
 
 DEPTH = 64  # levels of arrays and objects
 KEYS = 10_000  # in all objects together
+JUMPING_PAYS = 8192  # bytes
 DIGITS = 40  # of one number among the fields that Waypost itself reads
 
 STRUCTURE = bytes.maketrans(b"{}[]", b"()()")
@@ -23,8 +24,7 @@ REST = bytes(sorted(set(range(256)) - set(b"{}[]:")))
 
 def check_shape(body: bytes) -> None:
     """Raises Refusal INVALID_REQUEST where a valid JSON body nests deeper than DEPTH or has more than KEYS keys."""
-    opened = body.count(b"{") + body.count(b"[")
-    if opened <= DEPTH and (len(body) <= KEYS or body.count(b":") <= KEYS):
+    if is_shallow(body) and (len(body) <= 5 * KEYS or body.count(b":") <= KEYS):  # a key takes five bytes: "":1,
         return
     # Without escapes, every second piece between quotes is outside of strings.
     outside = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
@@ -42,25 +42,42 @@ def check_shape(body: bytes) -> None:
         raise Refusal("INVALID_REQUEST", f"The body nests deeper than {DEPTH} levels of JSON.")
 
 
+def is_shallow(body: bytes) -> bool:
+    """True where there are too few brackets for DEPTH levels; found by jumping, since counting looks at every byte."""
+    if len(body) < JUMPING_PAYS:
+        return body.count(b"{") + body.count(b"[") <= DEPTH
+    left = DEPTH
+    for bracket in (b"{", b"["):
+        at = body.find(bracket)
+        while at >= 0:
+            left -= 1
+            if left < 0:
+                return False
+            at = body.find(bracket, at + 1)
+    return True
+
+
 def check_duplicates(body: bytes, fields: Mapping[str, msgspec.Raw], names: Sequence[bytes], bulk: str) -> None:
     """Raises Refusal INVALID_REQUEST where one of the quoted top-level `names` occurs twice.
 
-    Colons tell it for a flat body. Else the value of the `bulk` field (the prompts) is cut out, and the names are counted
-    in what is left; only where that is not conclusive either is the whole body read again.
+    The value of the `bulk` field (the prompts) is cut out. Where what is left has one colon a field, no name can be there
+    twice; else the names are counted, and only where that is not conclusive either is the whole body read again.
     """
-    value = bytes(fields[bulk]) if bulk in fields else b""
-    if body.count(b":") - value.count(b":") == len(fields):
-        return  # one colon a field and none to spare
     rest = body
-    quoted = b'"%b"' % bulk.encode()
-    if value:
+    cut = 0
+    if bulk in fields:
+        value = bytes(fields[bulk])
+        quoted = b'"%b"' % bulk.encode()
         start = body.find(quoted)
         colon = AFTER_NAME.match(body, start + len(quoted)) if start >= 0 else None
         if colon is None or not body.startswith(value, colon.end()):
             check_duplicates_slowly(body, names)
             return
         rest = body[:start] + body[colon.end() + len(value) :]
-    if b"\\" in rest or quoted in rest or any(rest.count(name) > 1 for name in names):
+        cut = 1
+    if rest.count(b":") == len(fields) - cut:
+        return  # one colon a field and none to spare
+    if b"\\" in rest or (cut and quoted in rest) or any(rest.count(name) > 1 for name in names):
         check_duplicates_slowly(body, names)
 
 

@@ -15,7 +15,8 @@ from waypost.formats.json_gate import DIGITS, check_duplicates, check_shape
 Fields = dict[str, msgspec.Raw]
 
 # Said to the gateway, not to the model: never sent on.
-GATEWAY_ONLY = ("preset", "provider", "models", "cache", "plugins", "session_id")
+GATEWAY_ONLY = frozenset({"preset", "provider", "models", "cache", "plugins", "session_id"})
+HINTS = frozenset({"session_id"})  # of these, what changes nothing in an answer
 # Where the copy that is checked and the copy that is used must be the same one.
 ONCE = (
     b'"model"',
@@ -37,6 +38,7 @@ encode = msgspec.json.Encoder().encode
 
 TRUE = msgspec.Raw(b"true")
 NULL = msgspec.Raw(b"null")
+OPEN_BRACKET = ord("[")
 EMPTY_LIST = msgspec.Raw(b"[]")
 
 
@@ -55,21 +57,23 @@ def parse_request(body: bytes) -> ChatRequest:
     fields = parse_object(body)
     check_shape(body)
     check_duplicates(body, fields, ONCE, "messages")
-    stream = read_bool(fields, "stream")
-    options = parse_options(fields) if stream and "stream_options" in fields else {}
     messages = fields.get("messages")
-    if messages is None or bytes(memoryview(messages)[:1]) != b"[":
+    if messages is None or memoryview(messages)[0] != OPEN_BRACKET:
         raise invalid("messages", "an array of messages is required")
+    stream = "stream" in fields and read_bool(fields, "stream")
+    include_usage = stream and "stream_options" in fields and wants_usage(fields)
     for name in COUNTS:
         if name in fields:
             read_count(fields, name)
-    return ChatRequest(
-        fields,
-        read_model(fields),
-        stream,
-        read_bool(options, "include_usage", "stream_options.include_usage"),
-        tuple(name for name in GATEWAY_ONLY if name in fields and fields[name] != NULL and name != "session_id"),
-    )
+    ignored: tuple[str, ...] = ()
+    if not GATEWAY_ONLY.isdisjoint(fields):
+        ignored = tuple(name for name in fields if name in GATEWAY_ONLY - HINTS and fields[name] != NULL)
+    return ChatRequest(fields, read_model(fields), stream, include_usage, ignored)
+
+
+def wants_usage(fields: Fields) -> bool:
+    """Does the caller ask for a stream's usage chunk? Raises Refusal."""
+    return read_bool(parse_options(fields), "include_usage", "stream_options.include_usage")
 
 
 def parse_object(body: bytes) -> Fields:
@@ -134,12 +138,13 @@ def parse_options(fields: Fields) -> Fields:
         raise invalid("stream_options", "must be an object") from None
 
 
-def render_request(request: ChatRequest, model: str) -> bytes:
+def render_request(request: ChatRequest, model: msgspec.Raw) -> bytes:
     """The body for an OpenAI-format upstream: its own model id, usage always asked for, everything else untouched."""
     fields = request.fields.copy()
-    fields["model"] = msgspec.Raw(encode(model))
-    for name in GATEWAY_ONLY:
-        fields.pop(name, None)
+    fields["model"] = model
+    if not GATEWAY_ONLY.isdisjoint(fields):
+        for name in GATEWAY_ONLY:
+            fields.pop(name, None)
     if request.stream:
         options = parse_options(fields) if "stream_options" in fields else {}
         options["include_usage"] = TRUE

@@ -46,58 +46,58 @@ class Request:
         self.head_only = method == "HEAD"
 
 
-class Body:
-    """Collects a request body within the limits, inflating gzip as it comes."""
+class Inflater:
+    """Inflates a gzip body as it comes, within the limits."""
 
-    __slots__ = ("_inflate", "_limits", "_parts", "_size", "received")
+    __slots__ = ("_limits", "_received", "_size", "_zlib")
 
-    def __init__(self, limits: Limits, encoding: bytes | None) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._parts: list[bytes] = []
+        self._zlib = zlib.decompressobj(wbits=31)
+        self._received = 0
         self._size = 0
-        self.received = 0  # bytes on the wire so far
-        self._inflate = None
-        if encoding is not None and encoding.lower() not in (b"", b"identity"):
-            if encoding.lower() not in (b"gzip", b"x-gzip"):
-                raise Refusal(
-                    "UNSUPPORTED_ENCODING",
-                    f"Content-Encoding {shown(encoding)} is not supported; send gzip or no encoding.",
-                )
-            self._inflate = zlib.decompressobj(wbits=31)
 
-    def feed(self, data: bytes) -> None:
-        """Take what arrived. Raises Refusal BODY_TOO_LARGE or INVALID_REQUEST."""
-        self.received += len(data)
-        if self._inflate is not None:
-            data = self._inflated(data)
-        self._size += len(data)
-        if self._size > self._limits.body:
-            raise too_large(self._limits)
-        self._parts.append(data)
-
-    def _inflated(self, data: bytes) -> bytes:
-        assert self._inflate is not None
-        room = min(self._limits.body, self._limits.inflation * self.received) - self._size
+    def feed(self, data: bytes) -> bytes:
+        """What these bytes inflate to. Raises Refusal BODY_TOO_LARGE or INVALID_REQUEST."""
+        self._received += len(data)
+        room = min(self._limits.body, self._limits.inflation * self._received) - self._size
         try:
-            out = self._inflate.decompress(data, max(room, 0) + 1)
+            out = self._zlib.decompress(data, max(room, 0) + 1)
         except zlib.error as error:
             raise Refusal("INVALID_REQUEST", f"The body is not valid gzip: {error}.") from None
+        self._size += len(out)
+        if self._size > self._limits.body:
+            raise too_large(self._limits)
         if len(out) > room:
-            if self._size + len(out) > self._limits.body:
-                raise too_large(self._limits)
             raise Refusal(
                 "BODY_TOO_LARGE",
                 f"The gzip body grows more than {self._limits.inflation} times; send it uncompressed.",
             )
-        if self._inflate.unused_data:
+        if self._zlib.unused_data:
             raise Refusal("INVALID_REQUEST", "The body goes on after the end of its gzip data.")
         return out
 
-    def whole(self) -> bytes:
-        """The body. Raises Refusal INVALID_REQUEST where gzip data was cut short."""
-        if self._inflate is not None and self.received and not self._inflate.eof:
-            raise Refusal("INVALID_REQUEST", "The body's gzip data is cut short.")
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+    @property
+    def is_whole(self) -> bool:
+        """True at the end of the gzip data, or where there was none at all."""
+        return self._zlib.eof or not self._received
+
+
+def find_inflater(limits: Limits, encoding: bytes) -> Inflater | None:
+    """For a Content-Encoding. Raises Refusal UNSUPPORTED_ENCODING."""
+    encoding = encoding.lower()
+    if encoding in (b"", b"identity"):
+        return None
+    if encoding in (b"gzip", b"x-gzip"):
+        return Inflater(limits)
+    raise Refusal(
+        "UNSUPPORTED_ENCODING", f"Content-Encoding {shown(encoding)} is not supported; send gzip or no encoding."
+    )
+
+
+def lower_names(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers of a request that is being refused: the last of each name."""
+    return {name.lower(): value for name, value in fields}
 
 
 def too_large(limits: Limits) -> Refusal:
@@ -111,6 +111,11 @@ def shown(value: bytes) -> str:
     """Bytes of a stranger, safe to put into a message."""
     return repr(value[:100].decode("latin-1"))
 
+
+METHODS: dict[bytes, str] = {
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE")
+}
+"""Methods by their bytes; whatever else llhttp knows is not offered anywhere here."""
 
 STATUS_LINES: dict[int, bytes] = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 import httptools
 
 from waypost.errors import Refusal
-from waypost.http.message import Body, Limits, Request, status_line, too_large
+from waypost.http.message import METHODS, Inflater, Limits, Request, find_inflater, lower_names, status_line, too_large
 from waypost.http.timers import NEVER, Deadlines
 from waypost.http.transports import Reading, create_server
 
@@ -70,13 +70,10 @@ class Exchange:
         if connection is None or self.started:
             return
         self.started = True
-        head = b"%b%bcontent-length: %d\r\n%b" % (
-            status_line(status),
-            headers,
-            len(body),
-            connection.closing_lines(self.request),
-        )
-        connection.write(head if self.request.head_only else head + body)
+        request = self.request
+        lines = connection.closing_lines(request)
+        sent = b"" if request.head_only else body
+        connection.write(b"%b%bcontent-length: %d\r\n%b%b" % (status_line(status), headers, len(body), lines, sent))
         self._over(connection)
 
     def start(self, status: int, headers: bytes) -> None:
@@ -95,12 +92,8 @@ class Exchange:
         connection = self._connection
         if connection is None:
             return
-        if self._chunked:
-            data = b"%b%x\r\n%b\r\n" % (self._head, len(data), data)
-        else:
-            data = self._head + data
+        connection.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data) if self._chunked else self._head + data)
         self._head = b""
-        connection.write(data)
 
     def end(self, data: bytes = b"") -> None:
         """The last part of a streamed answer."""
@@ -128,9 +121,9 @@ class Connection(Reading):
     """One client connection: idle, receiving a head, receiving a body, or serving; and at last closing."""
 
     __slots__ = (
-        "_body", "_body_ends", "_body_seen", "_closing", "_deaf", "_fault", "_head_count", "_head_raw",
-        "_head_size", "_headers", "_in_head", "_limits", "_parser", "_paused", "_receiving", "_server", "_target",
-        "_transport", "_waiting", "blocked", "deadline", "exchange",
+        "_body", "_body_ends", "_body_seen", "_body_size", "_closing", "_deaf", "_fault", "_fields", "_head_raw",
+        "_in_head", "_inflater", "_limits", "_parser", "_paused", "_receiving", "_server", "_target", "_transport",
+        "_waiting", "blocked", "deadline", "exchange", "write",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -139,13 +132,15 @@ class Connection(Reading):
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._waiting: deque[Request] = deque()  # whole requests, not yet served
         self._receiving: Request | None = None  # whose body is arriving
-        self._body: Body | None = None
+        self._body: list[bytes] = []
+        self._body_size = 0  # as received
+        self._body_seen = 0  # of that, at the last look at its rate
         self._body_ends = 0.0
-        self._body_seen = 0
+        self._inflater: Inflater | None = None
         self._target = b""
-        self._headers: dict[bytes, bytes] = {}
+        self._fields: list[tuple[bytes, bytes]] = []
         self._in_head = False
-        self._head_size = self._head_count = self._head_raw = 0
+        self._head_raw = 0  # bytes of an unfinished head after its first read
         self._fault: Refusal | None = None  # answered once all that came before it is
         self._deaf = False  # nothing more is parsed
         self._paused = False  # nothing is read while pipelined requests wait
@@ -159,6 +154,7 @@ class Connection(Reading):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
         self._transport = cast(asyncio.Transport, transport)  # aiofastnet's is one in all but its base class
+        self.write = self._transport.write
         server = self._server
         server.connections.add(self)
         server.deadlines.watched.add(self)
@@ -207,9 +203,8 @@ class Connection(Reading):
     def on_message_begin(self) -> None:
         """llhttp: the first byte of a request."""
         self._target = b""
-        self._headers = {}
+        self._fields = []
         self._in_head = True
-        self._head_size = self._head_count = 0
         self._head_raw = -1
         if self.exchange is None:
             self.deadline = self._server.deadlines.now + self._limits.head_seconds
@@ -222,49 +217,57 @@ class Connection(Reading):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """llhttp: one header, or one trailer field (which is counted and dropped)."""
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > self._limits.header_block:
-            raise self._stop(
-                Refusal("HEADERS_TOO_LARGE", f"The headers are larger than {self._limits.header_block} bytes.")
-            )
-        self._head_count += 1
-        if self._head_count > self._limits.headers:
-            raise self._stop(Refusal("HEADERS_TOO_LARGE", f"There are more than {self._limits.headers} headers."))
-        if not self._in_head:
-            return
-        headers = self._headers
-        name = name.lower()
-        if name in headers:
-            if name in ONCE:
-                raise self._stop(Refusal("BAD_REQUEST", f"The header {name.decode('latin-1')} is sent twice."))
-            value = headers[name] + b", " + value
-        headers[name] = value
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """llhttp: the head is whole; decide about the body before any of it is read."""
-        parser, headers = self._parser, self._headers
+        parser = self._parser
         assert parser is not None
         self._in_head = False
-        now = self._server.deadlines.now
-        request = Request(parser.get_method().decode(), self._target, headers, self._server.clock())
+        headers = self._named_headers()
+        request = Request(METHODS.get(parser.get_method(), ""), self._target, headers, self._server.clock())
         request.keep_alive = parser.should_keep_alive()
-        request.old = parser.get_http_version() == "1.0"
+        if not request.keep_alive or b"connection" in headers:  # 1.1 keeps alive without a word, 1.0 never does
+            request.old = parser.get_http_version() == "1.0"
         if b"host" not in headers and not request.old:
             raise self._stop(Refusal("BAD_REQUEST", "The Host header is missing."))
         self._receiving = request
+        self._body = []
+        self._body_size = self._body_seen = 0
         length = headers.get(b"content-length")
+        if length is None and b"transfer-encoding" not in headers:
+            return
         if length is not None and int(length) > self._limits.body:
             raise self._stop(too_large(self._limits))
-        if length is not None or b"transfer-encoding" in headers:
+        if b"content-encoding" in headers:
             try:
-                self._body = Body(self._limits, headers.get(b"content-encoding"))
+                self._inflater = find_inflater(self._limits, headers[b"content-encoding"])
             except Refusal as refusal:
                 raise self._stop(refusal) from None
-            self._body_ends, self._body_seen = now + self._limits.body_seconds, 0
-            if self.exchange is None:
-                self.deadline = now + RATE_WINDOW
-                if b"expect" in headers:
-                    self._expect(headers[b"expect"])
+        if self.exchange is None:
+            now = self._server.deadlines.now
+            self._body_ends = now + self._limits.body_seconds
+            self.deadline = now + RATE_WINDOW
+            if b"expect" in headers:
+                self._expect(headers[b"expect"])
+
+    def _named_headers(self) -> dict[bytes, bytes]:
+        headers: dict[bytes, bytes] = {}
+        fields, limits = self._fields, self._limits
+        size = 4 * len(fields)
+        for name, value in fields:
+            size += len(name) + len(value)
+            name = name.lower()
+            if name in headers:
+                if name in ONCE:
+                    raise self._stop(Refusal("BAD_REQUEST", f"The header {name.decode('latin-1')} is sent twice."))
+                value = headers[name] + b", " + value
+            headers[name] = value
+        if size > limits.header_block:
+            raise self._stop(Refusal("HEADERS_TOO_LARGE", f"The headers are larger than {limits.header_block} bytes."))
+        if len(fields) > limits.headers:
+            raise self._stop(Refusal("HEADERS_TOO_LARGE", f"There are more than {limits.headers} headers."))
+        return headers
 
     def _expect(self, expectation: bytes) -> None:
         if expectation.lower() != b"100-continue":
@@ -273,22 +276,27 @@ class Connection(Reading):
 
     def on_body(self, data: bytes) -> None:
         """llhttp: part of a body."""
-        assert self._body is not None
-        try:
-            self._body.feed(data)
-        except Refusal as refusal:
-            raise self._stop(refusal) from None
+        self._body_size += len(data)
+        if self._inflater is not None:
+            try:
+                data = self._inflater.feed(data)
+            except Refusal as refusal:
+                raise self._stop(refusal) from None
+        elif self._body_size > self._limits.body:
+            raise self._stop(too_large(self._limits))
+        self._body.append(data)
 
     def on_message_complete(self) -> None:
         """llhttp: a request is whole."""
         request, self._receiving = self._receiving, None
         assert request is not None
-        if self._body is not None:
-            try:
-                request.body = self._body.whole()
-            except Refusal as refusal:
-                raise self._stop(refusal) from None
-            self._body = None
+        body = self._body
+        if body:
+            request.body = body[0] if len(body) == 1 else b"".join(body)
+        if self._inflater is not None:
+            inflater, self._inflater = self._inflater, None
+            if not inflater.is_whole:
+                raise self._stop(Refusal("INVALID_REQUEST", "The body's gzip data is cut short."))
         if len(self._waiting) >= self._limits.pipelined:
             raise self._stop(Refusal("OVERLOADED", "Too many pipelined requests on one connection.", retry_after=1))
         self._waiting.append(request)
@@ -315,7 +323,7 @@ class Connection(Reading):
 
     def _answer_fault(self) -> None:
         refusal, self._fault = self._fault, None
-        request = self._receiving or Request("GET", b"/", self._headers, self._server.clock())
+        request = self._receiving or Request("GET", b"/", lower_names(self._fields), self._server.clock())
         request.keep_alive = False
         assert refusal is not None
         self.exchange = Exchange(self, request)
@@ -326,9 +334,9 @@ class Connection(Reading):
         now = self._server.deadlines.now
         if self._closing or self.blocked:
             self._transport.abort()
-        elif self._receiving is not None and self._body is not None:
-            if now < self._body_ends and self._body.received - self._body_seen >= self._limits.body_rate * RATE_WINDOW:
-                self._body_seen = self._body.received
+        elif self._receiving is not None:
+            if now < self._body_ends and self._body_size - self._body_seen >= self._limits.body_rate * RATE_WINDOW:
+                self._body_seen = self._body_size
                 self.deadline = min(now + RATE_WINDOW, self._body_ends)
             else:
                 self._fail(Refusal("REQUEST_TIMEOUT", "The request's body did not arrive in time."))
@@ -361,10 +369,6 @@ class Connection(Reading):
         if not request.keep_alive:
             return b"connection: close\r\n\r\n"
         return b"connection: keep-alive\r\n\r\n" if request.old else b"\r\n"
-
-    def write(self, data: bytes) -> None:
-        """Send bytes to the client."""
-        self._transport.write(data)
 
     def finished(self, request: Request) -> None:
         """An answer has been written: serve the next request, wait for one, or close."""

@@ -227,6 +227,8 @@ class Attempt:
             )
         if status in CREDENTIALS:
             return Outcome("PROVIDER_ERROR", f"refused our credentials (HTTP {status})")
+        if status >= 500:  # what a broken server says may name its files, hosts and other people's requests
+            return Outcome("PROVIDER_ERROR", f"HTTP {status}")
         said = f"HTTP {status}" + (f": {message[:QUOTED]}" if message else "")
         if status == 429:
             return Outcome("UPSTREAM_RATE_LIMITED", said, retry_after=retry_after(self._head))

@@ -16,6 +16,8 @@ MAX_CREDENTIAL = 8 * 1024
 HEADERS: tuple[bytes, ...] = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 """Every header that a key may come in: OpenAI's, Anthropic's, Azure's and Google's clients each have their own."""
 
+OTHERS = frozenset(HEADERS) - {b"authorization"}
+
 ATTEMPTS = 3
 """How often one look-up asks again because the key changed while the answer was on its way."""
 
@@ -28,6 +30,9 @@ def credential(headers: Mapping[bytes, bytes]) -> bytes:
 
     Raises `Refusal` AUTHENTICATION_ERROR if there is none, if two headers differ, or if one is over 8 KiB.
     """
+    bearer = headers.get(b"authorization")
+    if bearer is not None and bearer.startswith(b"Bearer rk_") and len(bearer) < 100 and OTHERS.isdisjoint(headers):
+        return bearer[7:]  # as nearly everybody sends it
     token = b""
     for name in HEADERS:
         value = headers.get(name)

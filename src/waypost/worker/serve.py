@@ -93,7 +93,7 @@ async def walk_chain(
         relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
         headers = success_headers(worker, exchange, request, upstream, request_id)
         attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines)
-        outcome = await attempt.run(upstream.render(render_request(request, upstream.model), request.stream))
+        outcome = await attempt.run(upstream.render(render_request(request, upstream.model_field), request.stream))
         if not outcome.code or outcome.committed or not worker.may_go_on(outcome.code):
             return outcome
         log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)

@@ -22,13 +22,14 @@ IMPROMPTU = 1000  # chains made for `provider/model` names that stand in no conf
 class Upstream:
     """One link of a chain: a provider's model, with everything but the body already rendered."""
 
-    __slots__ = ("_heads", "header", "model", "name", "pool", "provider", "secrets", "timeouts")
+    __slots__ = ("_heads", "header", "model", "model_field", "name", "pool", "provider", "secrets", "timeouts")
 
     def __init__(self, provider: str, model: str, settings: config.Provider, secrets: list[str], pool: Pool) -> None:
         self.provider = provider
         self.name = msgspec.Raw(msgspec.json.encode(provider))
         self.header = b"x-provider: %b\r\n" % provider.encode()
         self.model = model
+        self.model_field = msgspec.Raw(msgspec.json.encode(model))
         self.timeouts = settings.timeouts
         self.pool = pool
         self.secrets = secrets  # so that no answer of theirs can carry one on
