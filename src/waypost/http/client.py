@@ -9,7 +9,6 @@ from typing import Protocol, cast
 import httptools
 
 from waypost.http.timers import NEVER, Deadlines
-from waypost.http.transports import Reading
 
 HEAD_LIMIT = 64 * 1024  # bytes of an upstream's response head
 LET_END = 2.0  # seconds
@@ -66,7 +65,7 @@ class Nobody:
 NOBODY = Nobody()
 
 
-class ClientConnection(Reading):
+class ClientConnection(asyncio.Protocol):
     """A connection to one target. Its owner is a pool; `on_free` tells it that the connection may be used again."""
 
     __slots__ = (

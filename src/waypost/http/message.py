@@ -1,4 +1,4 @@
-"""What the server and its application say to each other: requests, limits, and response heads."""
+"""Limits, bodies that inflate, and status lines: what requests and answers are made of besides their heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Limits(msgspec.Struct, frozen=True):
     """What one connection may cost us (bytes, seconds, counts); `docs/limits.md` lists them for users."""
 
     request_line: int = 8 * 1024
-    header_block: int = 16 * 1024  # names, values, and four bytes for each `: ` and line end
+    header_block: int = 16 * 1024  # all header lines with their line ends
     headers: int = 100
     body: int = 25 * 1024 * 1024
     inflation: int = 20  # a gzip body may grow this many times
@@ -25,25 +25,6 @@ class Limits(msgspec.Struct, frozen=True):
     write_seconds: float = 60.0  # a reader that takes nothing for this long is gone
     connections: int = 2000
     pipelined: int = 100
-
-
-class Request:
-    """One whole request. Header names are lower-case; repeated headers are joined with a comma."""
-
-    __slots__ = ("body", "head_only", "headers", "keep_alive", "method", "old", "path", "query", "started")
-
-    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes], started: float) -> None:
-        self.method = method
-        path, _, self.query = target.partition(b"?")
-        if not path.startswith(b"/"):  # absolute-form (RFC 9112 §3.2.2): what follows the authority
-            path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
-        self.path = path
-        self.headers = headers
-        self.started = started
-        self.body = b""
-        self.keep_alive = True
-        self.old = False  # HTTP/1.0: no chunked responses
-        self.head_only = method == "HEAD"
 
 
 class Inflater:
@@ -95,11 +76,6 @@ def find_inflater(limits: Limits, encoding: bytes) -> Inflater | None:
     )
 
 
-def lower_names(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Headers of a request that is being refused: the last of each name."""
-    return {name.lower(): value for name, value in fields}
-
-
 def too_large(limits: Limits) -> Refusal:
     """The refusal of a body over the limit."""
     return Refusal(
@@ -111,11 +87,6 @@ def shown(value: bytes) -> str:
     """Bytes of a stranger, safe to put into a message."""
     return repr(value[:100].decode("latin-1"))
 
-
-METHODS: dict[bytes, str] = {
-    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE")
-}
-"""Methods by their bytes; whatever else llhttp knows is not offered anywhere here."""
 
 STATUS_LINES: dict[int, bytes] = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus

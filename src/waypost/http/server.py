@@ -1,7 +1,8 @@
 """The server side of HTTP/1.1: an asyncio protocol on llhttp that hands whole requests to its application.
 
 One request at a time is served on a connection; pipelined ones wait their turn, so answers leave in order. Framing is
-llhttp's decision, never ours: what it calls an error is answered with 400 and the connection is closed.
+llhttp's decision, never ours: what it calls an error is answered with 400 and the connection is closed. It is fed one
+message at a time, so that each request's head is known by its bytes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Protocol, cast
 import httptools
 
 from waypost.errors import Refusal
-from waypost.http.message import METHODS, Inflater, Limits, Request, find_inflater, lower_names, status_line, too_large
+from waypost.http.head import Head, bad, check_unfinished
+from waypost.http.message import Inflater, Limits, find_inflater, status_line, too_large
 from waypost.http.timers import NEVER, Deadlines
-from waypost.http.transports import Reading, create_server
+from waypost.http.transports import create_server
 
-ONCE = frozenset({b"host", b"content-length", b"content-type", b"content-encoding", b"authorization", b"x-api-key"})
 RATE_WINDOW = 5.0  # seconds over which a body's rate is judged
 LINGER = 2.0  # seconds a refused client has to read the refusal before the connection is reset
+CHUNK_FRAMING = 16  # bytes a chunk's head and line ends may take; what is over that counts against the header limit
 
 
 class Application(Protocol):
@@ -48,14 +50,24 @@ class Flow(Protocol):
 class Exchange:
     """One request and its answer. After the answer's end, or once the client is gone, every call is a no-op."""
 
-    __slots__ = ("_chunked", "_connection", "_head", "flow", "on_gone", "request", "started")
+    __slots__ = (
+        "_chunked", "_connection", "_lines", "arrived", "body", "flow", "head", "keep_alive", "method", "on_gone",
+        "path", "started",
+    )  # fmt: skip
 
-    def __init__(self, connection: Connection, request: Request) -> None:
+    def __init__(self, connection: Connection, head: Head, arrived: float) -> None:
+        """`head` is the request's; `arrived` when it was in, by the server's clock."""
         self._connection: Connection | None = connection
-        self._chunked = not request.old
-        self._head = b""
-        self.request = request
-        self.started = False  # the status line is decided
+        self.head = head
+        self.method = head.method
+        path = head.target
+        if b"?" in path or not path.startswith(b"/"):
+            path = path_of(path)
+        self.path = path  # as sent, without the query
+        self.arrived = arrived
+        self.body = b""
+        self.keep_alive = True
+        self.started = False  # the answer's status line is decided
         self.flow: Flow | None = None
         self.on_gone: Callable[[], object] | None = None  # called once if the client leaves before the end
 
@@ -70,9 +82,8 @@ class Exchange:
         if connection is None or self.started:
             return
         self.started = True
-        request = self.request
-        lines = connection.closing_lines(request)
-        sent = b"" if request.head_only else body
+        lines = connection.closing_lines(self)
+        sent = body if self.method != "HEAD" else b""
         connection.write(b"%b%bcontent-length: %d\r\n%b%b" % (status_line(status), headers, len(body), lines, sent))
         self._over(connection)
 
@@ -82,18 +93,19 @@ class Exchange:
         if connection is None or self.started:
             return
         self.started = True
+        self._chunked = not self.head.old
         if not self._chunked:
-            self.request.keep_alive = False  # HTTP/1.0: the body ends where the connection ends
+            self.keep_alive = False  # HTTP/1.0: the body ends where the connection ends
         framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
-        self._head = b"%b%b%b%b" % (status_line(status), headers, framing, connection.closing_lines(self.request))
+        self._lines = b"%b%b%b%b" % (status_line(status), headers, framing, connection.closing_lines(self))
 
     def write(self, data: bytes) -> None:
         """Part of a streamed answer (not empty), as one chunk."""
         connection = self._connection
         if connection is None:
             return
-        connection.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data) if self._chunked else self._head + data)
-        self._head = b""
+        connection.write(b"%b%x\r\n%b\r\n" % (self._lines, len(data), data) if self._chunked else self._lines + data)
+        self._lines = b""
 
     def end(self, data: bytes = b"") -> None:
         """The last part of a streamed answer."""
@@ -102,12 +114,12 @@ class Exchange:
             return
         if self._chunked:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-        connection.write(self._head + data)
+        connection.write(self._lines + data)
         self._over(connection)
 
     def _over(self, connection: Connection) -> None:
         self._connection = self.flow = self.on_gone = None
-        connection.finished(self.request)
+        connection.finished(self.keep_alive)
 
     def cut(self) -> None:
         """The client is gone: forget the connection and tell whoever is answering."""
@@ -117,30 +129,29 @@ class Exchange:
             on_gone()
 
 
-class Connection(Reading):
+class Connection(asyncio.Protocol):
     """One client connection: idle, receiving a head, receiving a body, or serving; and at last closing."""
 
     __slots__ = (
-        "_body", "_body_ends", "_body_seen", "_body_size", "_closing", "_deaf", "_fault", "_fields", "_head_raw",
-        "_in_head", "_inflater", "_limits", "_parser", "_paused", "_receiving", "_server", "_target", "_transport",
-        "_waiting", "blocked", "deadline", "exchange", "write",
+        "_body", "_body_ends", "_body_left", "_body_seen", "_body_size", "_closing", "_deaf", "_fault", "_inflater",
+        "_limits", "_overhead", "_parser", "_paused", "_receiving", "_server", "_start", "_transport", "_waiting",
+        "blocked", "deadline", "exchange", "write",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._limits = server.limits
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
-        self._waiting: deque[Request] = deque()  # whole requests, not yet served
-        self._receiving: Request | None = None  # whose body is arriving
+        self._waiting: deque[Exchange] = deque()  # whole requests, not yet served
+        self._start = b""  # the beginning of a head whose end has not come
+        self._receiving: Exchange | None = None  # whose body is arriving
         self._body: list[bytes] = []
-        self._body_size = 0  # as received
-        self._body_seen = 0  # of that, at the last look at its rate
+        self._body_left = 0  # bytes to come by Content-Length; -1: chunked
+        self._body_size = 0  # bytes that have come
+        self._body_seen = 0  # of these, at the last look at the rate
         self._body_ends = 0.0
+        self._overhead = 0  # bytes of chunk framing and trailers beyond what is usual
         self._inflater: Inflater | None = None
-        self._target = b""
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._in_head = False
-        self._head_raw = 0  # bytes of an unfinished head after its first read
         self._fault: Refusal | None = None  # answered once all that came before it is
         self._deaf = False  # nothing more is parsed
         self._paused = False  # nothing is read while pipelined requests wait
@@ -180,19 +191,14 @@ class Connection(Reading):
     # Bytes come in
 
     def data_received(self, data: bytes) -> None:
-        """Feed llhttp, then serve what has wholly arrived."""
+        """Feed llhttp message by message, then serve what has wholly arrived."""
         if self._deaf or self._parser is None:
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # no other protocol is spoken here: the offer is ignored, what follows it is not read
-            if self._waiting:
-                self._waiting[-1].keep_alive = False
-        except httptools.HttpParserError as error:
-            self._fail(self._fault or Refusal("BAD_REQUEST", f"The request is not valid HTTP/1.1 ({error})."))
-        if self._in_head and not self._deaf:
-            self._bound_unfinished_head(len(data))
+            while data:
+                data = self._take_head(data) if self._receiving is None else self._take_body(data)
+        except (Refusal, httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(self._fault or (error if isinstance(error, Refusal) else bad(str(error))))
         if self._waiting:
             if self.exchange is None:
                 self._serve_next()
@@ -200,79 +206,88 @@ class Connection(Reading):
                 self._paused = True
                 self._transport.pause_reading()
 
-    def on_message_begin(self) -> None:
-        """llhttp: the first byte of a request."""
-        self._target = b""
-        self._fields = []
-        self._in_head = True
-        self._head_raw = -1
-        if self.exchange is None:
+    def _take_head(self, data: bytes) -> bytes:
+        """At the beginning of a request: wait for its whole head, feed it. Returns what is left."""
+        if self._start:
+            data = self._start + data
+            self._start = b""
+        elif data[0] in b"\r\n":
+            return data.lstrip(b"\r\n")  # empty lines before a request are forgiven (RFC 9112 §2.2)
+        elif self.exchange is None:
             self.deadline = self._server.deadlines.now + self._limits.head_seconds
-
-    def on_url(self, part: bytes) -> None:
-        """llhttp: the request target, or a piece of it."""
-        self._target += part
-        if len(self._target) > self._limits.request_line - len(b"GET  HTTP/1.1\r\n"):
-            raise self._stop(Refusal("URL_TOO_LONG", f"The request line is over {self._limits.request_line} bytes."))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """llhttp: one header, or one trailer field (which is counted and dropped)."""
-        self._fields.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """llhttp: the head is whole; decide about the body before any of it is read."""
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            check_unfinished(data, self._limits)
+            self._start = data
+            return b""
+        head = Head(data[: end + 2], self._limits)
+        self._receiving = Exchange(self, head, self._server.clock())
+        self._body_left = left = head.length
+        self._body_size = self._body_seen = self._overhead = 0
+        if left:
+            self._expect_body(head)
+        if head.method == "CONNECT":
+            raise Refusal("METHOD_NOT_ALLOWED", "CONNECT is not offered here.")
         parser = self._parser
         assert parser is not None
-        self._in_head = False
-        headers = self._named_headers()
-        request = Request(METHODS.get(parser.get_method(), ""), self._target, headers, self._server.clock())
-        request.keep_alive = parser.should_keep_alive()
-        if not request.keep_alive or b"connection" in headers:  # 1.1 keeps alive without a word, 1.0 never does
-            request.old = parser.get_http_version() == "1.0"
-        if b"host" not in headers and not request.old:
-            raise self._stop(Refusal("BAD_REQUEST", "The Host header is missing."))
-        self._receiving = request
-        self._body = []
-        self._body_size = self._body_seen = 0
-        length = headers.get(b"content-length")
-        if length is None and b"transfer-encoding" not in headers:
-            return
-        if length is not None and int(length) > self._limits.body:
-            raise self._stop(too_large(self._limits))
-        if b"content-encoding" in headers:
-            try:
-                self._inflater = find_inflater(self._limits, headers[b"content-encoding"])
-            except Refusal as refusal:
-                raise self._stop(refusal) from None
+        if head.has(b"\r\nupgrade:"):
+            data = head.without_upgrade() + data[end + 2 :]
+            end = data.index(b"\r\n\r\n")
+        size = end + 4
+        if left == 0:
+            parser.feed_data(data if size == len(data) else data[:size])
+            if self._receiving is not None:
+                raise bad("the length of its body is not clear")
+            return data[size:]
+        if 0 < left == len(data) - size:
+            parser.feed_data(data)  # nearly always: the whole request in one read, and nothing behind it
+            return b""
+        parser.feed_data(data[:size])
+        return data[size:]
+
+    def _take_body(self, data: bytes) -> bytes:
+        """Inside of a body: feed what belongs to it. Returns what is left."""
+        assert self._parser is not None
+        rest = b""
+        if 0 <= self._body_left < len(data) + self._body_size:
+            cut = self._body_left - self._body_size
+            data, rest = data[:cut], data[cut:]
+        before = self._body_size
+        self._parser.feed_data(data)
+        if self._body_left < 0:
+            self._overhead += len(data) - (self._body_size - before)
+            if self._overhead > self._limits.header_block:
+                raise Refusal(
+                    "HEADERS_TOO_LARGE", f"Trailers or chunk extensions over {self._limits.header_block} bytes."
+                )
+        return rest
+
+    def _expect_body(self, head: Head) -> None:
+        """Decide about a body before any of it is read. Raises Refusal."""
+        if head.length > self._limits.body:
+            raise too_large(self._limits)
+        encoding = head.get(b"content-encoding") if head.has(b"content-encoding") else None
+        if encoding is not None:
+            self._inflater = find_inflater(self._limits, encoding)
         if self.exchange is None:
             now = self._server.deadlines.now
             self._body_ends = now + self._limits.body_seconds
             self.deadline = now + RATE_WINDOW
-            if b"expect" in headers:
-                self._expect(headers[b"expect"])
+            if head.has(b"\r\nexpect:"):
+                if head.get_all(b"expect").strip() != b"100-continue":
+                    raise Refusal("INVALID_REQUEST", "The only Expect that is met is 100-continue.", status=417)
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _named_headers(self) -> dict[bytes, bytes]:
-        headers: dict[bytes, bytes] = {}
-        fields, limits = self._fields, self._limits
-        size = 4 * len(fields)
-        for name, value in fields:
-            size += len(name) + len(value)
-            name = name.lower()
-            if name in headers:
-                if name in ONCE:
-                    raise self._stop(Refusal("BAD_REQUEST", f"The header {name.decode('latin-1')} is sent twice."))
-                value = headers[name] + b", " + value
-            headers[name] = value
-        if size > limits.header_block:
-            raise self._stop(Refusal("HEADERS_TOO_LARGE", f"The headers are larger than {limits.header_block} bytes."))
-        if len(fields) > limits.headers:
-            raise self._stop(Refusal("HEADERS_TOO_LARGE", f"There are more than {limits.headers} headers."))
-        return headers
+    def on_headers_complete(self) -> None:
+        """llhttp: the head is good."""
+        receiving, parser = self._receiving, self._parser
+        if receiving is None or parser is None:
+            raise self._stop(bad("another request follows a chunked one in the same packet"))
+        receiving.keep_alive = parser.should_keep_alive()
 
-    def _expect(self, expectation: bytes) -> None:
-        if expectation.lower() != b"100-continue":
-            raise self._stop(Refusal("INVALID_REQUEST", "The only Expect that is met is 100-continue.", status=417))
-        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    def on_chunk_header(self) -> None:
+        """llhttp: a chunk begins."""
+        self._overhead -= CHUNK_FRAMING
 
     def on_body(self, data: bytes) -> None:
         """llhttp: part of a body."""
@@ -288,18 +303,19 @@ class Connection(Reading):
 
     def on_message_complete(self) -> None:
         """llhttp: a request is whole."""
-        request, self._receiving = self._receiving, None
-        assert request is not None
+        receiving, self._receiving = self._receiving, None
+        assert receiving is not None
         body = self._body
         if body:
-            request.body = body[0] if len(body) == 1 else b"".join(body)
+            receiving.body = body[0] if len(body) == 1 else b"".join(body)
+            self._body = []
         if self._inflater is not None:
             inflater, self._inflater = self._inflater, None
             if not inflater.is_whole:
                 raise self._stop(Refusal("INVALID_REQUEST", "The body's gzip data is cut short."))
         if len(self._waiting) >= self._limits.pipelined:
             raise self._stop(Refusal("OVERLOADED", "Too many pipelined requests on one connection.", retry_after=1))
-        self._waiting.append(request)
+        self._waiting.append(receiving)
 
     # Errors of the client, and deadlines
 
@@ -307,12 +323,6 @@ class Connection(Reading):
         """Remember why the parser is being stopped: it hides the exception that a callback raises."""
         self._fault = refusal
         return refusal
-
-    def _bound_unfinished_head(self, size: int) -> None:
-        """A head that never ends may not grow inside the parser; its first read is bounded by the read size."""
-        self._head_raw = 0 if self._head_raw < 0 else self._head_raw + size
-        if self._head_raw > self._limits.header_block + self._limits.request_line:
-            self._fail(Refusal("HEADERS_TOO_LARGE", "The request's head does not end."))
 
     def _fail(self, refusal: Refusal) -> None:
         """Read nothing more; answer with this error as soon as everything before it has been answered."""
@@ -323,11 +333,11 @@ class Connection(Reading):
 
     def _answer_fault(self) -> None:
         refusal, self._fault = self._fault, None
-        request = self._receiving or Request("GET", b"/", lower_names(self._fields), self._server.clock())
-        request.keep_alive = False
         assert refusal is not None
-        self.exchange = Exchange(self, request)
-        self._server.application.refuse(self.exchange, refusal)
+        exchange = self._receiving or Exchange(self, NO_HEAD, self._server.clock())
+        exchange.keep_alive = False
+        self.exchange = exchange
+        self._server.application.refuse(exchange, refusal)
 
     def expire(self) -> None:
         """Too long in one state."""
@@ -340,7 +350,7 @@ class Connection(Reading):
                 self.deadline = min(now + RATE_WINDOW, self._body_ends)
             else:
                 self._fail(Refusal("REQUEST_TIMEOUT", "The request's body did not arrive in time."))
-        elif self._in_head:
+        elif self._start:
             self._fail(Refusal("REQUEST_TIMEOUT", "The request's head did not arrive in time."))
         else:
             self._transport.close()
@@ -354,26 +364,25 @@ class Connection(Reading):
             if self._fault is not None:
                 self._answer_fault()
             return
-        request = self._waiting.popleft()
+        self.exchange = exchange = self._waiting.popleft()
         if self._paused and not self._waiting:
             self._paused = False
             self._transport.resume_reading()
         self.deadline = NEVER
-        self.exchange = Exchange(self, request)
-        self._server.application.begin(self.exchange)
+        self._server.application.begin(exchange)
 
-    def closing_lines(self, request: Request) -> bytes:
+    def closing_lines(self, exchange: Exchange) -> bytes:
         """The end of a response head: what becomes of the connection."""
         if self._server.draining:
-            request.keep_alive = False
-        if not request.keep_alive:
+            exchange.keep_alive = False
+        if not exchange.keep_alive:
             return b"connection: close\r\n\r\n"
-        return b"connection: keep-alive\r\n\r\n" if request.old else b"\r\n"
+        return b"connection: keep-alive\r\n\r\n" if exchange.head.old else b"\r\n"
 
-    def finished(self, request: Request) -> None:
+    def finished(self, keep_alive: bool) -> None:
         """An answer has been written: serve the next request, wait for one, or close."""
         self.exchange = None
-        if not request.keep_alive:
+        if not keep_alive:
             self._close()
             return
         now = self._server.deadlines.now
@@ -381,24 +390,24 @@ class Connection(Reading):
             self._body_ends = now + self._limits.body_seconds
             self.deadline = now + RATE_WINDOW
         else:
-            self.deadline = now + (self._limits.head_seconds if self._in_head else self._limits.idle_seconds)
+            self.deadline = now + (self._limits.head_seconds if self._start else self._limits.idle_seconds)
         if self._waiting or self._fault is not None:
             asyncio.get_running_loop().call_soon(self._serve_next)
 
     def _close(self) -> None:
         """Close without losing the answer: a reset would discard it while the client still sends."""
+        is_mid_request = self._fault is not None or self._receiving is not None or bool(self._start)
         self._deaf = self._closing = True
         self.deadline = self._server.deadlines.now + (self._limits.write_seconds if self.blocked else LINGER)
         self._waiting.clear()
-        mid_request = self._receiving is not None or self._in_head
-        if mid_request and self._transport.can_write_eof():
+        if is_mid_request and self._transport.can_write_eof():
             self._transport.write_eof()
         else:
             self._transport.close()
 
     def close_when_idle(self) -> None:
         """Draining: an idle connection goes at once, a busy one after its answer."""
-        if self.exchange is None and not self._in_head and self._receiving is None and not self._waiting:
+        if self.exchange is None and self._receiving is None and not self._start and not self._waiting:
             self._transport.close()
 
     def pause_writing(self) -> None:
@@ -417,6 +426,16 @@ class Connection(Reading):
                 self.exchange.flow.resume_reading()
         else:
             self.deadline = self._server.deadlines.now + (LINGER if self._closing else self._limits.idle_seconds)
+
+
+NO_HEAD = Head(b"GET / HTTP/1.1\r\nhost:\r\n", Limits())  # of a request whose own could not be read
+
+
+def path_of(target: bytes) -> bytes:
+    """The path of a target: without the query, and in absolute-form (RFC 9112 §3.2.2) what follows the authority."""
+    if not target.startswith(b"/"):
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    return target.partition(b"?")[0]
 
 
 class Server:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest
-from waypost.http.message import Request
 from waypost.http.server import Exchange
 from waypost.worker.relay import render_error
 from waypost.worker.upstreams import Upstream
@@ -27,13 +26,13 @@ def success_headers(
     lines = b"%bx-request-id: %b\r\n%b" % (EVENTS if request.stream else JSON, request_id, upstream.header)
     if request.ignored:
         lines += b"x-dropped-params: %b\r\n" % ", ".join(request.ignored).encode()
-    return lines + cors_lines(worker.origins, exchange.request) if worker.origins else lines
+    return lines + cors_lines(worker.origins, exchange) if worker.origins else lines
 
 
-def cors_lines(origins: frozenset[bytes], request: Request) -> bytes:
+def cors_lines(origins: frozenset[bytes], exchange: Exchange) -> bytes:
     """What a browser needs to see, where `server.cors` names its origin; nothing otherwise."""
-    origin = request.headers.get(b"origin") if origins else None
-    if origin is None or (origin not in origins and b"*" not in origins):
+    origin = exchange.head.get_all(b"origin").strip() if origins else b""
+    if not origin or (origin not in origins and b"*" not in origins):
         return b""
     return b"access-control-allow-origin: %b\r\nvary: origin\r\naccess-control-expose-headers: %b\r\n" % (
         origin,
@@ -54,15 +53,15 @@ def refuse(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: byt
         lines += b"x-should-retry: %b\r\n" % (b"true" if failure.retry else b"false")
     if refusal.status == 401:
         lines += b"www-authenticate: Bearer\r\n"
-    lines += cors_lines(worker.origins, exchange.request)
-    if wants_json(worker.error_format, exchange.request):
+    lines += cors_lines(worker.origins, exchange)
+    if wants_json(worker.error_format, exchange):
         exchange.respond(refusal.status, JSON + lines, refusal.envelope())
     else:
         exchange.respond(refusal.status, TEXT + lines, refusal.message.encode("utf-8", "replace") + b"\n")
 
 
-def wants_json(error_format: str, request: Request) -> bool:
+def wants_json(error_format: str, exchange: Exchange) -> bool:
     """Contract D1: `auto` follows the request's Accept."""
     if error_format != "auto":
         return error_format == "json"
-    return b"application/json" in request.headers.get(b"accept", b"").lower()
+    return b"application/json" in exchange.head.get_all(b"accept")

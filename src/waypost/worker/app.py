@@ -69,12 +69,11 @@ class Worker:
 
     def begin(self, exchange: Exchange) -> None:
         """A whole request has arrived: find its handler and let that walk."""
-        request = exchange.request
         try:
-            if request.method == "OPTIONS":
+            if exchange.method == "OPTIONS":
                 routes.preflight(self, exchange)
                 return
-            handler = routes.find_handler(request.method, request.path)
+            handler = routes.find_handler(exchange.method, exchange.path)
         except Refusal as refusal:
             self.refuse(exchange, refusal)
             return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import TypeVar
 
 from waypost.errors import Refusal
+from waypost.http.head import Head
 from waypost.keys import digest_of, is_well_formed
 from waypost.link import AnyMessage, Failed, Identify, Identity
 from waypost.worker.link import KeeperUnavailable, Link
@@ -16,8 +16,6 @@ MAX_CREDENTIAL = 8 * 1024
 HEADERS: tuple[bytes, ...] = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 """Every header that a key may come in: OpenAI's, Anthropic's, Azure's and Google's clients each have their own."""
 
-OTHERS = frozenset(HEADERS) - {b"authorization"}
-
 ATTEMPTS = 3
 """How often one look-up asks again because the key changed while the answer was on its way."""
 
@@ -25,28 +23,25 @@ _HOW_TO = "send your key as `Authorization: Bearer rk_…` or `x-api-key: rk_…
 _Value = TypeVar("_Value")
 
 
-def credential(headers: Mapping[bytes, bytes]) -> bytes:
-    """The key or token that the caller sent. Names in `headers` are lower-case.
+def credential(head: Head) -> bytes:
+    """The key or token that the caller sent.
 
     Raises `Refusal` AUTHENTICATION_ERROR if there is none, if two headers differ, or if one is over 8 KiB.
     """
-    bearer = headers.get(b"authorization")
-    if bearer is not None and bearer.startswith(b"Bearer rk_") and len(bearer) < 100 and OTHERS.isdisjoint(headers):
-        return bearer[7:]  # as nearly everybody sends it
     token = b""
-    for name in HEADERS:
-        value = headers.get(name)
+    for name in HEADERS if head.has(b"api-key:") else HEADERS[:1]:  # the others' names all end so
+        value = head.get(name)
         if value is None:
             continue
         if len(value) > MAX_CREDENTIAL:
             raise Refusal("AUTHENTICATION_ERROR", f"the credential is longer than 8 KiB; {_HOW_TO}")
         if name == b"authorization":
-            scheme, _, value = value.strip().partition(b" ")
+            scheme, _, value = value.partition(b" ")
             if scheme.lower() != b"bearer":
                 raise Refusal(
                     "AUTHENTICATION_ERROR", f"the Authorization header is not of the scheme Bearer; {_HOW_TO}"
                 )
-        value = value.strip()
+            value = value.strip()
         if token and value and value != token:
             raise Refusal("AUTHENTICATION_ERROR", f"two headers carry different credentials; {_HOW_TO}, not both")
         token = value or token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import urllib.parse
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,11 +50,13 @@ def keyed(method: Literal["GET", "POST"], path: str, answerer: Answerer) -> Rout
 
     async def handler(worker: Worker, exchange: Exchange) -> None:
         try:
-            token = credential(exchange.request.headers)
+            token = credential(exchange.head)
             identity = worker.identities.cached(token) or await worker.identities.look_up(token)
             answerer(worker, exchange, identity)
         except Refusal as refusal:
             worker.refuse(exchange, refusal)
+        except asyncio.CancelledError:
+            exchange.cut()  # the caller hung up while its key was being looked up
 
     return Route(method, path, "key", handler)
 
@@ -77,7 +80,7 @@ def list_models(worker: Worker, exchange: Exchange, identity: Identity) -> None:
 
 def show_model(worker: Worker, exchange: Exchange, identity: Identity) -> None:
     """`GET /v1/models/{id}`; an id may have slashes, plain or as %2F."""
-    name = urllib.parse.unquote(exchange.request.path.decode("latin-1").removeprefix("/v1/models/"), errors="replace")
+    name = urllib.parse.unquote(exchange.path.decode("latin-1").removeprefix("/v1/models/"), errors="replace")
     card = worker.catalogue.get(name) or worker.catalogue.get(name.rstrip("/"))
     if card is None or not worker.snapshot.allows(identity.plan, card["id"]):
         raise Refusal("NOT_FOUND", f"The model {name[:256]!r} does not exist here, or your plan does not include it.")
@@ -87,7 +90,7 @@ def show_model(worker: Worker, exchange: Exchange, identity: Identity) -> None:
 def answer(worker: Worker, exchange: Exchange, value: object) -> None:
     """A JSON answer."""
     lines = b"x-request-id: %b\r\n" % worker.mint()
-    exchange.respond(200, JSON + lines + cors_lines(worker.origins, exchange.request), msgspec.json.encode(value))
+    exchange.respond(200, JSON + lines + cors_lines(worker.origins, exchange), msgspec.json.encode(value))
 
 
 ROUTES: tuple[Route, ...] = (
@@ -135,14 +138,13 @@ def allowed(path: bytes) -> str:
 
 def preflight(worker: Worker, exchange: Exchange) -> None:
     """OPTIONS: what a path takes, and what a browser may do where CORS is on. Raises Refusal NOT_FOUND."""
-    request = exchange.request
-    methods = allowed(request.path)
+    methods = allowed(exchange.path)
     if not methods:
-        raise Refusal("NOT_FOUND", f"There is no {request.path[:200].decode('latin-1')!r} here.")
+        raise Refusal("NOT_FOUND", f"There is no {exchange.path[:200].decode('latin-1')!r} here.")
     lines = b"allow: %b\r\n" % methods.encode()
-    cors = cors_lines(worker.origins, request)
+    cors = cors_lines(worker.origins, exchange)
     if cors:
-        asked = request.headers.get(b"access-control-request-headers", b"authorization, content-type")
+        asked = exchange.head.get_all(b"access-control-request-headers").strip() or b"authorization, content-type"
         lines += cors + b"access-control-allow-methods: %b\r\naccess-control-allow-headers: %b\r\n" % (
             methods.encode(),
             asked,

@@ -32,11 +32,11 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
     snapshot = worker.snapshot
     try:
         # 2. Identify.
-        token = credential(exchange.request.headers)
+        token = credential(exchange.head)
         identity = worker.identities.cached(token) or await worker.identities.look_up(token)
 
         # 3. Expand. Top-level fields are seen, prompts are not touched; the name becomes a chain of upstreams.
-        request = parse_request(exchange.request.body)
+        request = parse_request(exchange.body)
         chain = find_chain(snapshot, request.model)
 
         # 4. Admit.
@@ -82,7 +82,7 @@ async def walk_chain(
     worker: Worker, exchange: Exchange, request: ChatRequest, chain: list[Upstream], request_id: bytes
 ) -> Outcome:
     """Try the chain in order until one answers, or one fails in a way that no other can mend."""
-    started = exchange.request.started
+    started = exchange.arrived
 
     def latency_ms() -> int:
         return int((worker.clock() - started) * 1000)
