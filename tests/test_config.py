@@ -1,0 +1,300 @@
+"""The configuration: what is read, what is refused and in which words, and that its page tells all of it."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import tomllib
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+import pytest
+
+from waypost import config, providers
+from waypost.config import Config, ConfigError
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "configuration.md"
+SECRET = "sk-not-to-be-seen-anywhere"
+ENVIRONMENT = {"DEEPSEEK_API_KEY": SECRET, "EMPTY": ""}
+PROVIDER = '[providers.deepseek]\nkeys = ["env:DEEPSEEK_API_KEY"]\n'
+LAB = '[providers.lab]\nbase_url = "http://127.0.0.1:1/v1"\nkeys = ["k"]\n'
+MODEL = '[models."route/x"]\nchain = ["deepseek/m"]\n'
+
+
+def load(text: str, folder: pathlib.Path) -> Config:
+    path = folder / "waypost.toml"
+    path.write_text(text)
+    return config.load(path, ENVIRONMENT)
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: pathlib.Path) -> None:
+    settings = load("", tmp_path)
+    assert settings == Config(plans={"all": config.Plan()})
+    assert settings.max_body == 25 * 1024 * 1024
+    assert settings.plans["all"].allows("anything/at all")
+
+
+def test_everything_at_once(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "key").write_text("from-a-file\n")
+    text = f"""
+        [server]
+        listen = "unix:/run/w.sock"
+        workers = 3
+        error_format = "json"
+        max_body = "512 KiB"
+        cors = ["https://app.example"]
+        tls = {{ certificate = "c.pem", key = "k.pem" }}
+        keepalive = 0
+        drain = 2.5
+        [store]
+        database = "sqlite"
+        [providers.deepseek]
+        keys = ["env:DEEPSEEK_API_KEY", "file:{tmp_path}/key", "literal"]
+        timeouts = {{ connect = 3, first_byte = 60, idle = 30, total = 600 }}
+        idle = 12
+        connections = 5
+        ca = "ca.pem"
+        socket = "/run/up.sock"
+        [models."route/x"]
+        chain = ["deepseek/a/b", "deepseek/c"]
+        price = {{ input = "0.28", output = "0.42", cache_read = "0.028" }}
+        context = 128000
+        modalities = ["text", "image"]
+        [plans.free]
+        models = ["route/*", "gpt-*"]
+        requests = {{ minute = 1, hour = 2, day = 3, month = 4 }}
+        tokens = {{ day = 100 }}
+        spend = {{ day = "1.50", month = "20", total = "100" }}
+        streams = 5
+        timezone = "Europe/Berlin"
+    """
+    settings = load(text, tmp_path)
+    assert settings.server.tls == config.TLS("c.pem", "k.pem") and settings.max_body == 512 * 1024
+    assert settings.providers["deepseek"].timeouts == config.Timeouts(3, 60, 30, 600)
+    assert settings.models["route/x"].price == config.Price("0.28", "0.42", "0.028")
+    assert settings.plans["free"].limits == ["requests", "tokens", "spend", "streams"]
+    assert settings.plans["free"].allows("route/a/b") and not settings.plans["free"].allows("xgpt-4")
+
+
+# What is refused
+
+MISTAKES: list[tuple[str, str, str]] = [
+    ("[server]\nlisten\n", "not valid TOML", "line 2"),
+    ("[serve]\n", "[serve]", "no such table; known are server, store, providers"),
+    ("listen = 1\n", "[listen]", "no such table"),
+    ("server = 5\n", "[server]", "object"),
+    ("[server]\nlistten = 1\n", "[server] listten", "no such setting; known are listen, workers"),
+    ('[server]\nlisten = "8080"\n', "[server] listen", "write HOST:PORT or unix:PATH"),
+    ('[server]\nlisten = "host:99999"\n', "[server] listen", "write HOST:PORT"),
+    ('[server]\nlisten = "host:²"\n', "[server] listen", "write HOST:PORT"),
+    ("[server]\nworkers = -1\n", "[server] workers", ">= 0"),
+    ('[server]\nworkers = "2"\n', "[server] workers", "int"),
+    ('[server]\nerror_format = "html"\n', "[server] error_format", "html"),
+    ('[server]\nmax_body = "25MB"\n', "[server] max_body", "write 25MiB"),
+    ('[server]\ntls = { certificate = "c" }\n', "[server] tls", "key"),
+    ('[server]\ntls = { certificate = "c", key = "k", chain = "x" }\n', "[server] tls.chain", "no such setting"),
+    ('[store]\ndatabase = "mysql"\n', "[store] database", "mysql"),
+    ("providers = 1\n", "[providers]", "[providers.NAME]"),
+    ("[providers]\ndeepseek = 1\n", "[providers.deepseek]", "object"),
+    ('[providers."a/b"]\nkeys = ["k"]\n', '[providers."a/b"]', "without a slash"),
+    ('[providers."ä"]\nkeys = ["k"]\n', '[providers."ä"]', "ASCII"),
+    ('[providers.lab]\nkeys = ["k"]\n', "[providers.lab] base_url", "'lab' is not a provider that Waypost knows"),
+    ('[providers.lab]\nbase_url = "host/v1"\nkeys = ["k"]\n', "[providers.lab] base_url", "http(s)://host"),
+    ("[providers.deepseek]\n", "[providers.deepseek] keys", 'keys = ["env:NAME"]'),
+    ("[providers.deepseek]\nkeys = []\n", "[providers.deepseek] keys", "at least one"),
+    ('[providers.deepseek]\nkeys = ["a", "env:NOPE"]\n', "[providers.deepseek] keys[1]", "variable NOPE is not set"),
+    ('[providers.deepseek]\nkeys = ["env:EMPTY"]\n', "[providers.deepseek] keys[0]", "variable EMPTY is not set"),
+    ('[providers.deepseek]\nkeys = ["file:/no/such"]\n', "[providers.deepseek] keys[0]", "/no/such cannot be read"),
+    ('[providers.deepseek]\nkeys = ["file:/dev/null"]\n', "[providers.deepseek] keys[0]", "/dev/null is empty"),
+    (PROVIDER + "timeouts = { connect = 0 }\n", "[providers.deepseek] timeouts.connect", "> 0"),
+    (PROVIDER + "timeouts = { conect = 1 }\n", "[providers.deepseek] timeouts.conect", "no such setting"),
+    (PROVIDER + 'format = "grpc"\n', "[providers.deepseek] format", "grpc"),
+    (PROVIDER + "connections = 0\n", "[providers.deepseek] connections", ">= 1"),
+    (PROVIDER + "[models.m]\n", "[models.m]", "chain"),
+    (PROVIDER + "[models.m]\nchain = []\n", "[models.m] chain", 'chain = ["provider/model"]'),
+    (PROVIDER + '[models.m]\nchain = "deepseek/x"\n', "[models.m] chain", "array"),
+    (PROVIDER + '[models."a.b"]\nchain = ["deepseek"]\n', '[models."a.b"] chain[0]', "not provider/model"),
+    (PROVIDER + '[models.m]\nchain = ["deepseek/x", "nope/x"]\n', "[models.m] chain[1]", "there is deepseek"),
+    (PROVIDER + MODEL + "price = { input = 0.28, output = 1 }\n", '[models."route/x"] price.input', "str"),
+    (PROVIDER + MODEL + 'price = { input = "1e3", output = "1" }\n', '[models."route/x"] price.input', "regex"),
+    (PROVIDER + MODEL + "context = 0\n", '[models."route/x"] context', ">= 1"),
+    ("[plans.p]\nrequests = { week = 1 }\n", "[plans.p] requests", "week"),
+    ('[plans.p]\nspend = { day = "-1" }\n', "[plans.p] spend", "regex"),
+    ("[plans.p]\nmodels = [1]\n", "[plans.p] models", "str"),
+]
+
+
+@pytest.mark.parametrize(("text", "where", "why"), MISTAKES)
+def test_a_mistake_names_file_table_key_and_fix(tmp_path: pathlib.Path, text: str, where: str, why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(text, tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/waypost.toml: ")
+    assert where in message and why in message
+    assert "\n" not in message and SECRET not in message
+
+
+def test_files_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.toml: No such file"):
+        config.load(tmp_path / "missing.toml")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        config.load(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b'[server]\nlisten = "\xe4"\n')
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        config.load(tmp_path / "latin.toml")
+
+
+# Secrets
+
+
+def test_secrets_do_not_print(tmp_path: pathlib.Path) -> None:
+    text = f'[providers.deepseek]\nkeys = ["{SECRET}", "env:DEEPSEEK_API_KEY"]\n'
+    settings = load(text, tmp_path)
+    assert SECRET not in repr(settings) and SECRET not in str(settings.providers["deepseek"])
+    secret = config.read_secret("env:DEEPSEEK_API_KEY", ENVIRONMENT)
+    assert secret.reveal() == SECRET
+    assert SECRET not in f"{secret} {secret!r} {[secret]}"
+    assert secret == config.Secret(SECRET) and hash(secret) == hash(config.Secret(SECRET)) and secret != SECRET
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[providers.deepseek]\nkeys = ["{SECRET}\\n"]\n',
+        f'[providers.deepseek]\nkeys = ["{SECRET} é"]\n',
+        f'[providers.deepseek]\nkeys = "{SECRET}"\n',
+        f'[providers.deepseek]\nkeys = ["{SECRET}", 5]\n',
+        f'[providers.deepseek]\nkeys = ["{SECRET}"\n',
+        f'[providers.deepseek]\nkey = "{SECRET}"\n',
+        f'[providers.lab]\nkeys = ["{SECRET}"]\n',
+        f'[providers.lab]\nkeys = ["x"]\nbase_url = "https://user:{SECRET}@host/v1"\n',
+        f'[providers.lab]\nkeys = ["x"]\nbase_url = "https://host/v1?key={SECRET}"\n',
+        f'[providers]\ndeepseek = "{SECRET}"\n',
+    ],
+)
+def test_a_mistake_near_a_secret_does_not_print_it(tmp_path: pathlib.Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(text, tmp_path)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_secret_from_a_file_loses_its_line_end(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "key").write_text(f"  {SECRET}\n")
+    assert config.read_secret(f"file:{tmp_path}/key", {}).reveal() == SECRET
+
+
+# Small grammars
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0", 0), ("1048576", 1 << 20), ("1B", 1), ("2KiB", 2048), ("3 MiB", 3 << 20), ("1GiB", 1 << 30)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert config.parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "1kB", "-1", "1.5MiB", "MiB", "1 MiB x", "1" * 13])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        config.parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("[::1]:0", ("::1", 0)),
+        (":80", ("0.0.0.0", 80)),
+        ("localhost:65535", ("localhost", 65535)),
+        ("unix:/run/x.sock", "/run/x.sock"),
+        ("unix:relative", "relative"),
+    ],
+)
+def test_addresses(text: str, expected: Any) -> None:
+    assert config.parse_listen(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "8080", "host", "host:", "host:x", "host:-1", "host:65536", "unix:"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match="write HOST:PORT or unix:PATH"):
+        config.parse_listen(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("*", "a/b\nc", True),
+        ("route/*", "route/", True),
+        ("route/*", "xroute/a", False),
+        ("*-mini", "gpt-4o-mini", True),
+        ("a*b*c", "a1b2c", True),
+        ("a*b*c", "acb", False),
+        ("a.c", "abc", False),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("[a]", "a", False),
+        ("", "", True),
+    ],
+)
+def test_patterns(pattern: str, name: str, expected: bool) -> None:
+    assert config.covers(pattern, name) == expected
+
+
+# Without a file
+
+
+def test_without_a_file_the_environment_s_providers_are_served() -> None:
+    settings = config.default({"GROQ_API_KEY": "a", "OPENAI_API_KEY": "b", "MISTRAL_API_KEY": "", "OTHER": "c"}, "/s")
+    assert set(settings.providers) == {"groq", "openai", "simulator"}
+    assert settings.providers["groq"].keys == ("env:GROQ_API_KEY",)
+    assert settings.providers["simulator"].socket == "/s"
+    assert list(settings.models) == ["route/demo"] and settings.models["route/demo"].chain == ("simulator/sim/demo",)
+    assert set(config.default({}, "/s").providers) == {"simulator"}
+    everything = config.default({row.key: "k" for row in providers.TABLE}, "/s")
+    assert set(everything.providers) == {row.name for row in providers.TABLE} | {"simulator"}
+
+
+# The page
+
+
+def structs() -> list[type[msgspec.Struct]]:
+    found = [*config.TABLES.values(), *config.NAMED_TABLES.values()]
+    for struct in found:
+        for hint in get_type_hints(struct).values():
+            inner = [part for part in (hint, *get_args(hint)) if isinstance(part, type)]
+            found += [part for part in inner if issubclass(part, msgspec.Struct) and part not in found]
+    return found
+
+
+def test_every_setting_is_in_the_page() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE)
+    names = [field for struct in structs() for field in struct.__struct_fields__]
+    assert {"listen", "certificate", "database", "first_byte", "chain", "cache_read", "streams"} <= set(names)
+    assert sorted(names) == sorted(row for row in rows if row not in providers.BY_NAME)
+
+
+def test_every_default_is_in_the_page() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE)
+    told = {(name, default) for name, default in rows if name not in providers.BY_NAME}
+    for struct in structs():
+        for field in msgspec.structs.fields(struct):
+            default = field.default
+            if isinstance(default, int | float | str) and default != "":
+                shown = f'"{default}"' if isinstance(default, str) else f"{default:g}"
+                assert (field.name, shown) in told, f"{struct.__name__}.{field.name} is {shown}"
+
+
+def test_every_provider_is_in_the_page() -> None:
+    page = PAGE.read_text()
+    for row in providers.TABLE:
+        assert f"| `{row.name}` | `{row.key}` | `{row.base_url}` |" in page
+
+
+def test_the_page_s_example_is_good(tmp_path: pathlib.Path) -> None:
+    example = re.search(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert example is not None
+    text = example[1].replace("/run/secrets/lab-key", str(tmp_path / "key"))
+    (tmp_path / "key").write_text("k")
+    settings = load(text, tmp_path)
+    assert set(tomllib.loads(text)["plans"]) == set(settings.plans) == {"free", "staff"}
+    assert settings.plans["staff"].allows("deepseek-chat") and not settings.plans["free"].allows("deepseek-chat")
