@@ -1,0 +1,219 @@
+"""The command line as a shell sees it: what is printed where, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import provider, serving
+from waypost import __version__
+from waypost.keys import is_well_formed
+
+PLANS = '[plans.free]\n[plans.max]\nmodels = ["sim/*"]\n'
+KEY = re.compile(r"rk_[0-9a-f]{64}\n")
+
+
+class Shell:
+    """Runs `waypost` with a configuration and a data folder."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.options = ("--config", str(folder / "waypost.toml"), "--data", str(folder / "data"))
+
+    def run(self, *words: str, options: tuple[str, ...] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [str(pathlib.Path(sys.executable).with_name("waypost")), *words]
+        return subprocess.run(
+            [*command, *(self.options if options is None else options)],
+            cwd=self.folder,
+            env={**os.environ, "HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder / "home")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def good(self, *words: str) -> str:
+        """Standard output of a command that must succeed without a word on standard error."""
+        done = self.run(*words)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout
+
+    def bad(self, *words: str) -> str:
+        """The one line on standard error of a command that must fail."""
+        done = self.run(*words)
+        assert done.returncode == 2 and done.stdout == "", done
+        assert done.stderr.startswith("waypost: ") and done.stderr.count("\n") == 1, done.stderr
+        return done.stderr
+
+
+@pytest.fixture(params=["a running server", "no server"])
+def shell(request: pytest.FixtureRequest) -> Iterator[Shell]:
+    """The same commands, through the keeper's socket and on the database itself."""
+    config = provider("sim", "http://127.0.0.1:9/v1") + PLANS
+    if request.param == "no server":
+        with tempfile.TemporaryDirectory(prefix="waypost-") as name:
+            (pathlib.Path(name) / "waypost.toml").write_text(config)
+            yield Shell(pathlib.Path(name))
+    else:
+        with serving(config) as waypost:
+            yield Shell(waypost.folder)
+
+
+def rows(text: str) -> list[list[str]]:
+    """A printed table's cells, the heading left out."""
+    return [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()[1:]]
+
+
+def mine(shell: Shell) -> list[list[str]]:
+    """The rows of the account that these tests make; a running server has one of its own."""
+    return [row for row in rows(shell.good("keys", "list")) if "shop" in row]
+
+
+def test_keys_from_birth_to_death(shell: Shell) -> None:
+    create = ("keys", "create", "--account", "shop", "--plan", "max")
+    created = [shell.good(*create, "--label", label) for label in ("web", "worker", "cron")]
+    assert all(KEY.fullmatch(key) and is_well_formed(key.strip().encode()) for key in created), (
+        "the key and nothing else"
+    )
+    listed = mine(shell)
+    assert [row[2:5] for row in listed] == [["shop", label, "inference"] for label in ("web", "worker", "cron")]
+    assert [row[1] for row in listed] == [f"{key[:7]}…{key.strip()[-4:]}" for key in created]
+    everything = shell.good("keys", "list", "--account", "shop")
+    assert not any(key.strip() in everything for key in created)
+
+    by_id, by_shown, by_key = listed[0][0], created[1][:7], created[2].strip()
+    for name, label in ((by_id, "web"), (by_shown, "worker"), (by_key, "cron")):
+        told = shell.good("keys", "revoke", name)
+        assert re.fullmatch(rf"revoked rk_.{{4}}….{{4}} \(id \d+, account shop, {label}\)\n", told)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", row[6]) for row in mine(shell)), "each has its day of death"
+
+    management = shell.good("keys", "create", "--account", "shop", "--management")
+    assert management.startswith("rkm_") and is_well_formed(management.strip().encode())
+
+
+def test_accounts(shell: Shell) -> None:
+    assert shell.good("accounts", "create", "shop", "--plan", "free") == "created shop on plan free\n"
+    assert shell.good("accounts", "set", "shop", "--plan", "max") == "shop is on plan max\n"
+    assert shell.good("accounts", "set", "shop", "--disabled") == "shop is on plan max, disabled\n"
+    listed = next(row for row in rows(shell.good("accounts", "list")) if row[0] == "shop")
+    assert listed[1:3] == ["max", "0"] and listed[-1] == "disabled"
+    refused = shell.bad("keys", "create", "--account", "shop")
+    # The fix that an error names must be a fix: what it says to type is typed.
+    fix = re.search(r"waypost (accounts set shop \S+)", refused)
+    assert fix is not None and "disabled" in refused
+    assert shell.good(*fix[1].split()) == "shop is on plan max\n"
+    assert KEY.fullmatch(shell.good("keys", "create", "--account", "shop"))
+
+
+def test_mistakes_are_one_clear_line(shell: Shell) -> None:
+    assert "plan 'gold' is not in the config; it has: free, max" in shell.bad(
+        "keys", "create", "--account", "shop", "--plan", "gold"
+    )
+    assert "say which plan" in shell.bad("keys", "create", "--account", "shop")
+    assert "there is no account 'nobody'" in shell.bad("keys", "list", "--account", "nobody")
+    assert "there is no account 'nobody'" in shell.bad("accounts", "set", "nobody", "--plan", "max")
+    assert "nothing to change" in shell.bad("accounts", "set", "nobody")
+    assert "no such key" in shell.bad("keys", "revoke", "rk_ffff")
+    assert "mistyped" in shell.bad("keys", "revoke", "rk_" + "0" * 64)
+    shell.good("accounts", "create", "shop", "--plan", "free")
+    assert "exists already" in shell.bad("accounts", "create", "shop", "--plan", "free")
+    assert "waypost accounts set shop --plan max" in shell.bad("keys", "create", "--account", "shop", "--plan", "max")
+
+
+# Without a keeper or a database
+
+
+@pytest.fixture
+def alone(tmp_path: pathlib.Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[server\n", "not valid TOML"),
+        ('[server]\nlisten = "x"\n', "[server] listen: 'x' is not an address"),
+        ('[providers.lab]\nkeys = ["env:NO_SUCH_VARIABLE"]\nbase_url = "http://x"\n', "NO_SUCH_VARIABLE is not set"),
+        (
+            '[providers.lab]\nkeys = ["k"]\nbase_url = "https://x"\nca = "/no/such.pem"\n',
+            "[providers.lab] ca: /no/such.pem",
+        ),
+        ('[server]\ntls = { certificate = "/no/such.pem", key = "/no/such.pem" }\n', "[server] tls: "),
+    ],
+)
+def test_a_bad_configuration_ends_serve(alone: Shell, text: str, said: str) -> None:
+    (alone.folder / "waypost.toml").write_text(text)
+    done = alone.run("serve", "--listen", "127.0.0.1:0")
+    assert done.returncode == 2 and done.stdout == ""
+    assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"waypost: {alone.folder}/waypost.toml: "), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serve", "--listen", "nowhere"], "'nowhere' is not an address"),
+        (["serve", "--listen", "192.0.2.1:8080"], "cannot listen on 192.0.2.1:8080: Cannot assign"),
+        (["serve", "--config", "none.toml"], "none.toml: No such file"),
+        (["serve", "--data", "/dev/null/x"], "/dev/null/x"),
+        (["models", "--config", "none.toml"], "none.toml: No such file"),
+        (["keys", "list", "--config", "none.toml"], "none.toml: No such file"),
+        (["sim", "--listen", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_options_end_with_one_line(alone: Shell, words: list[str], said: str) -> None:
+    done = alone.run(*words, options=())
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert done.stderr.startswith("waypost: ") and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+COMMANDS = [
+    [],
+    ["serve"],
+    ["sim"],
+    ["models"],
+    ["keys"],
+    ["keys", "create"],
+    ["keys", "list"],
+    ["keys", "revoke"],
+    ["accounts"],
+    ["accounts", "create"],
+    ["accounts", "set"],
+    ["accounts", "list"],
+]
+
+
+def test_every_command_has_help(alone: Shell) -> None:
+    for words in COMMANDS:
+        done = alone.run(*words, "--help", options=())
+        assert done.returncode == 0 and done.stderr == "", words
+        assert " ".join(["Usage: waypost", *words]) in done.stdout
+    assert alone.run("--version", options=()).stdout.strip() == __version__
+    unknown = alone.run("sreve", options=())
+    assert unknown.returncode != 0 and "sreve" in unknown.stdout + unknown.stderr
+    assert not list(alone.folder.iterdir()), "help leaves nothing behind"
+
+
+def test_models(alone: Shell) -> None:
+    (alone.folder / "waypost.toml").write_text(
+        provider("lab", "http://127.0.0.1:9/v1")
+        + '[models."route/x"]\nchain = ["lab/a", "lab/b"]\ncontext = 128000\nprice = { input = "0.28", output = "1" }\n'
+    )
+    assert rows(alone.good("models")) == [["route/x", "lab/a → lab/b", "128,000", "0.28", "1"]]
+    here = alone.run("models", options=())
+    assert "route/x" in here.stdout, "waypost.toml in the folder is found by itself"
+
+
+def test_the_data_folder_is_made_where_it_is_missing(alone: Shell) -> None:
+    (alone.folder / "waypost.toml").write_text("")
+    created = [alone.good("keys", "create", "--account", "a", "--plan", "all") for _ in range(2)]
+    assert created[0] != created[1]
+    assert [row[2] for row in rows(alone.good("keys", "list"))] == ["a", "a"]
+    assert (alone.folder / "data").stat().st_mode & 0o777 == 0o700
+    assert not any(key.strip().encode() in (alone.folder / "data" / "waypost.db").read_bytes() for key in created)
