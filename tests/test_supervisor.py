@@ -1,0 +1,274 @@
+"""`waypost serve` as a family of processes: what dies comes back, signals do what they say, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import DEADLINE, Client, Waypost, provider, serving, wait_until
+from tests.sim.running import Running
+from waypost.keeper.direct import administer
+from waypost.link import AnyMessage, CreatedKey, CreateKey, KeyRecord, KeyRecords, ListKeys, RevokeKey
+
+
+def descendants(pid: int) -> list[int]:
+    """A process's children, in the order in which they were started; empty once it is gone."""
+    try:
+        return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def is_alive(pid: int) -> bool:
+    """Does a process run? What has ended but not been waited for does not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def keeper_of(waypost: Waypost) -> int:
+    """The keeper's pid: it notes it in the lock that it holds. 0 while there is none."""
+    return int((waypost.folder / "data" / "keeper.lock").read_text() or 0)
+
+
+def workers_of(waypost: Waypost) -> list[int]:
+    keeper = keeper_of(waypost)
+    return [pid for pid in descendants(waypost.process.pid) if pid != keeper and is_alive(pid)]
+
+
+def ask_keeper(waypost: Waypost, message: AnyMessage) -> AnyMessage:
+    return asyncio.run(administer(waypost.folder / "data", ["all"], message))
+
+
+def another_key(waypost: Waypost) -> CreatedKey:
+    created = ask_keeper(waypost, CreateKey("another", "all"))
+    assert isinstance(created, CreatedKey), created
+    return created
+
+
+def status_of(client: Client, waypost: Waypost, key: str = "", model: str = "sim/demo") -> int:
+    """One request on an open connection."""
+    request = waypost.chat(model).replace(waypost.key.encode(), (key or waypost.key).encode())
+    client.send(request)
+    return client.answer().status
+
+
+def try_status(waypost: Waypost, key: str = "", model: str = "sim/demo") -> int:
+    """One request on a connection of its own; 0 if there was no answer."""
+    try:
+        with waypost.connect() as client:
+            return status_of(client, waypost, key, model)
+    except (OSError, AssertionError):
+        return 0
+
+
+def everywhere(waypost: Waypost, status: int, key: str = "", model: str = "sim/demo") -> bool:
+    """Do twenty new connections, which the kernel spreads over the workers, all get this answer?"""
+    return all(try_status(waypost, key, model) == status for _ in range(20))
+
+
+def sockets_of(pid: int) -> int:
+    links = []
+    for descriptor in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(descriptor.path))
+    return sum(link.startswith("socket:") for link in links)
+
+
+@pytest.fixture
+def server(simulator: Running) -> Iterator[Waypost]:
+    """Two workers that a test may do to what it wants."""
+    with serving(provider("sim", simulator.base) + "[plans.all]\n", workers=2) as waypost:
+        wait_until(lambda: len(workers_of(waypost)) == 2, "both workers")
+        wait_until(lambda: everywhere(waypost, 200), "an answer from every worker")
+        yield waypost
+
+
+@pytest.fixture
+def clients(server: Waypost) -> Iterator[list[Client]]:
+    """Open connections, as many as it takes to reach both workers, which know the server's own key."""
+    with contextlib.ExitStack() as stack:
+        opened: list[Client] = []
+        before = {pid: sockets_of(pid) for pid in workers_of(server)}
+
+        def reached() -> bool:
+            opened.append(stack.enter_context(server.connect()))
+            assert status_of(opened[-1], server) == 200
+            return all(sockets_of(pid) > count + 1 for pid, count in before.items())
+
+        wait_until(reached, "connections to both workers")
+        yield opened
+
+
+def test_two_workers_serve(server: Waypost, clients: list[Client]) -> None:
+    assert len(clients) >= 4
+    assert {status_of(client, server) for client in clients} == {200}
+
+
+# Sudden death
+
+
+def test_a_killed_worker_is_back(server: Waypost) -> None:
+    for _ in range(2):
+        victim, survivor = workers_of(server)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda gone=victim: gone not in workers_of(server), "its death")  # type: ignore[misc]
+        wait_until(lambda: len(workers_of(server)) == 2, "a new worker")
+        assert survivor in workers_of(server)
+        wait_until(lambda: everywhere(server, 200), "requests to succeed")
+    assert server.process.poll() is None
+    assert re.search(r"the worker \d ended \(signal 9\); it is started again", server.log.read_text())
+
+
+def test_a_killed_keeper_is_back_and_known_keys_never_stop_working(server: Waypost, clients: list[Client]) -> None:
+    unknown = another_key(server)
+    keeper = keeper_of(server)
+    os.kill(keeper, signal.SIGKILL)
+    while keeper_of(server) in (keeper, 0):
+        assert {status_of(client, server) for client in clients} == {200}
+    wait_until(lambda: everywhere(server, 200, unknown.key), "unknown keys to be known")
+    assert {status_of(client, server) for client in clients} == {200}
+    listed = ask_keeper(server, ListKeys())
+    assert isinstance(listed, KeyRecords) and unknown.id in [row.id for row in listed.rows]
+
+
+def test_a_silent_keeper_is_503_for_unknown_keys_and_nothing_for_known_ones(
+    server: Waypost, clients: list[Client]
+) -> None:
+    unknown = another_key(server)
+    keeper = keeper_of(server)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        assert {status_of(client, server) for client in clients} == {200}
+        clients[0].send(server.chat("sim/demo").replace(server.key.encode(), unknown.key.encode()))
+        answer = clients[0].answer()
+        assert (answer.status, answer.code) == (503, "UNAVAILABLE")
+        assert answer.header("x-should-retry") == "true" and answer.header("retry-after") == "1"
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    wait_until(lambda: everywhere(server, 200, unknown.key), "the key to be known")
+
+
+def test_without_its_supervisor_nobody_stays(server: Waypost) -> None:
+    family = descendants(server.process.pid)
+    assert len(family) >= 3
+    server.process.kill()
+    server.process.wait(DEADLINE)
+    wait_until(lambda: not any(map(is_alive, family)), "all children to end", 10)
+    assert_port_is_free(server)
+
+
+def assert_port_is_free(server: Waypost) -> None:
+    host, _, port = server.base.split("/")[2].rpartition(":")
+    with socket.socket() as sock:
+        assert sock.connect_ex((host, int(port))) != 0
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, int(port)))
+
+
+# Signals and reloads
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_peace(server: Waypost, how: signal.Signals) -> None:
+    family = descendants(server.process.pid)
+    with server.connect() as idle:
+        assert status_of(idle, server) == 200
+        server.process.send_signal(how)
+        assert server.process.wait(DEADLINE) == 0
+        assert idle.closed()
+    assert not any(map(is_alive, family))
+    assert_port_is_free(server)
+    assert sorted(path.name for path in (server.folder / "data").iterdir()) == ["keeper.lock", "waypost.db"]
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_what_is_in_flight_is_finished_first(server: Waypost) -> None:
+    with server.connect() as client:
+        client.send(server.chat("sim/demo+words-40+gap-20", stream=True))
+        client.until(b"data: ")
+        server.process.send_signal(signal.SIGTERM)
+        rest = client.until(b"data: [DONE]\n\n")
+        assert rest.count(b'"content"') > 10
+    assert server.process.wait(DEADLINE) == 0
+
+
+MODEL = '\n[models."route/new"]\nchain = ["sim/demo"]\n'
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_changed_file_is_read_again(server: Waypost, signalled: bool) -> None:
+    file = server.folder / "waypost.toml"
+    before = file.read_text()
+    assert everywhere(server, 400, model="route/new")
+    with server.connect() as streaming:
+        streaming.send(server.chat("sim/demo+words-200+gap-10", stream=True))
+        streaming.until(b"data: ")
+        file.write_text(before + MODEL)
+        if signalled:
+            server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: everywhere(server, 200, model="route/new"), "the new model everywhere")
+        assert streaming.until(b"[DONE]"), "what was in flight goes on"
+    workers = workers_of(server)
+
+    file.write_text(before + MODEL + "[models.broken]\nchain = []\n")
+    if signalled:
+        server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "the configuration stays as it was" in server.log.read_text(), "a complaint in the log")
+    assert f"{file}: [models.broken] chain: empty" in server.log.read_text()
+    assert everywhere(server, 200, model="route/new")
+    file.write_text(before)
+    if signalled:
+        server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: everywhere(server, 400, model="route/new"), "the model to go")
+    assert workers_of(server) == workers, "no process was started anew for it"
+
+
+# Addresses
+
+
+def serve(folder: pathlib.Path, listen: str) -> subprocess.CompletedProcess[str]:
+    """A `waypost serve` that is expected not to start."""
+    command = [str(pathlib.Path(sys.executable).with_name("waypost")), "serve", "--listen", listen, "--workers", "2"]
+    (folder / "empty.toml").write_text("")
+    command += ["--config", str(folder / "empty.toml"), "--data", str(folder / "data")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_an_address_that_is_taken(waypost: Waypost, tmp_path: pathlib.Path) -> None:
+    address = waypost.base.split("/")[2]
+    done = serve(tmp_path, address)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"waypost: cannot listen on {address}: Address already in use\n"
+    assert waypost.ask("sim/demo").status == 200, "the other one goes on"
+
+
+def test_a_data_folder_that_is_taken(waypost: Waypost, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "data").symlink_to(waypost.folder / "data")
+    done = serve(tmp_path, "127.0.0.1:0")
+    assert done.returncode != 0
+    assert f"is in use by process {keeper_of(waypost)}" in done.stderr and "Traceback" not in done.stderr
+    assert waypost.ask("sim/demo").status == 200, "the other one goes on"
+
+
+# Revoking
+
+
+def test_a_revoked_key_is_refused_within_a_second_on_every_worker(server: Waypost, clients: list[Client]) -> None:
+    created = another_key(server)
+    assert {status_of(client, server, created.key) for client in clients} == {200}
+    revoked = ask_keeper(server, RevokeKey(str(created.id)))
+    assert isinstance(revoked, KeyRecord) and revoked.revoked_at is not None
+    # The promise is a second; what is more is for a machine that has other things to do just then.
+    wait_until(lambda: {status_of(client, server, created.key) for client in clients} == {401}, "refusals", 3.0)
+    assert {status_of(client, server) for client in clients} == {200}, "other keys go on"
