@@ -20,23 +20,45 @@ def crockford(number: int, pairs: int) -> bytes:
 
 
 class Minter:
-    """Mints ids in rising order: random bits are drawn anew each millisecond and counted up within it."""
+    """Mints ids in rising order. A process counts up from a random 80-bit number, and never gives one twice.
 
-    __slots__ = ("_clock", "_count", "_millisecond", "_stem")
+    Of the 26 characters the first ten are the time in milliseconds. A clock that goes back does not take ids with it.
+    """
+
+    __slots__ = ("_clock", "_count", "_epoch", "_latest", "_prefix", "_stem")
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._millisecond = -1
-        self._stem = b""
-        self._count = 0
+        self._latest = 0
+        self._epoch = -1
+        self._prefix = b""  # all but the last 20 bits of the time
+        self._draw()
+
+    def _draw(self) -> None:
+        drawn = int.from_bytes(os.urandom(10), "big")
+        self._stem = crockford(drawn >> 30, 5)
+        self._count = drawn & 0x1FFF_FFFF
 
     def __call__(self) -> bytes:
         """A new id: `chatcmpl_` and 26 characters."""
-        millisecond = int(self._clock() * 1000)
-        if millisecond > self._millisecond or self._count >= 1 << 29:
-            self._millisecond = max(millisecond, self._millisecond + 1)
-            drawn = int.from_bytes(os.urandom(10), "big")
-            self._stem = b"chatcmpl_" + crockford(self._millisecond, 5) + crockford(drawn >> 30, 5)
-            self._count = drawn & 0x0FFF_FFFF
+        now = int(self._clock() * 1000)
+        if now < self._latest:
+            now = self._latest
+        self._latest = now
+        if now >> 20 != self._epoch:
+            self._epoch = now >> 20
+            self._prefix = b"chatcmpl_" + crockford(self._epoch, 3)
         count = self._count = self._count + 1
-        return self._stem + PAIRS[count >> 20] + PAIRS[count >> 10 & 1023] + PAIRS[count & 1023]
+        if count >> 30:
+            self._draw()
+            self._latest = now + 1  # the new numbers may be lower: they belong to a later time
+            return self()
+        return b"%b%b%b%b%b%b%b" % (
+            self._prefix,
+            PAIRS[now >> 10 & 1023],
+            PAIRS[now & 1023],
+            self._stem,
+            PAIRS[count >> 20],
+            PAIRS[count >> 10 & 1023],
+            PAIRS[count & 1023],
+        )

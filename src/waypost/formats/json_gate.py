@@ -63,6 +63,9 @@ def check_duplicates(body: bytes, fields: Mapping[str, msgspec.Raw], names: Sequ
     The value of the `bulk` field (the prompts) is cut out. Where what is left has one colon a field, no name can be there
     twice; else the names are counted, and only where that is not conclusive either is the whole body read again.
     """
+    if len(body) < JUMPING_PAYS and bulk in fields:
+        if body.count(b":") - bytes(fields[bulk]).count(b":") == len(fields):
+            return  # one colon a field and none to spare
     rest = body
     cut = 0
     if bulk in fields:
@@ -77,7 +80,7 @@ def check_duplicates(body: bytes, fields: Mapping[str, msgspec.Raw], names: Sequ
         cut = 1
     if rest.count(b":") == len(fields) - cut:
         return  # one colon a field and none to spare
-    if b"\\" in rest or (cut and quoted in rest) or any(rest.count(name) > 1 for name in names):
+    if rest.find(b"\\") >= 0 or (cut and rest.find(quoted) >= 0) or any(rest.count(name) > 1 for name in names):
         check_duplicates_slowly(body, names)
 
 

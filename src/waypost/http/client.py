@@ -34,7 +34,7 @@ class Receiver(Protocol):
     """Who an answer is for. After `ended` or `failed` nothing more is called."""
 
     def begun(self, status: int, head: bytes) -> None:
-        """The final status, and the head's bytes as they came; `find_header` reads them."""
+        """The final status, and the head's bytes in lower case; `find_header` reads them."""
 
     def received(self, data: bytes) -> None:
         """Part of the body: everything one read brought, in one piece."""
@@ -70,7 +70,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_begun", "_body", "_complete", "_deadlines", "_final", "_head", "_informal", "_on_free", "_on_lost",
-        "_parser", "_paused", "_receiver", "_stays", "_transport", "answers", "deadline", "idle_limit", "on_body",
+        "_parser", "_paused", "_receiver", "_status", "_stays", "_transport", "answers", "deadline", "idle_limit", "on_body",
         "responding",
     )  # fmt: skip
 
@@ -91,6 +91,7 @@ class ClientConnection(asyncio.Protocol):
         self._final = False  # the head of the final (not 1xx) response is in
         self._begun = False  # and the receiver has it
         self._informal = False  # inside a 1xx response
+        self._status = 0
         self._complete = False
         self._stays = False  # the other side keeps the connection open after this answer
         self._paused = False
@@ -169,13 +170,14 @@ class ClientConnection(asyncio.Protocol):
             return UpstreamFailure(BROKEN, "the upstream's head is too large") if len(head) > HEAD_LIMIT else None
         while head.startswith(b"HTTP/1.1 1"):
             head = head[head.index(b"\r\n\r\n") + 4 :]
-        head = self._head = head[: head.index(b"\r\n\r\n") + 2]
+        head = self._head = head[: head.index(b"\r\n\r\n") + 2].lower()
         if len(head) > HEAD_LIMIT:
             return UpstreamFailure(BROKEN, "the upstream's head is too large")
-        assert self._parser is not None and self._receiver is not None
+        assert self._receiver is not None
         self._begun = True
-        self.idle_limit = keep_alive_seconds(find_header(head, b"keep-alive"))
-        self._receiver.begun(self._parser.get_status_code(), head)
+        if head.find(b"\r\nkeep-alive:") >= 0:
+            self.idle_limit = keep_alive_seconds(find_header(head, b"keep-alive"))
+        self._receiver.begun(self._status, head)
         return None
 
     def _finish(self, failure: UpstreamFailure | None) -> None:
@@ -201,7 +203,7 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """llhttp: a head is in; an informational one (1xx) is skipped."""
         assert self._parser is not None
-        status = self._parser.get_status_code()
+        status = self._status = self._parser.get_status_code()
         if status == 101:
             raise ValueError("an upgrade that was not asked for")
         self._informal = status < 200
@@ -253,9 +255,8 @@ class ClientConnection(asyncio.Protocol):
 
 
 def find_header(head: bytes, name: bytes) -> bytes:
-    """The first value of a header in a head that llhttp has accepted; empty where there is none."""
-    lower = head.lower()
-    at = lower.find(b"\r\n%b:" % name)
+    """The first value of a header in a lower-case head that llhttp has accepted; empty where there is none."""
+    at = head.find(b"\r\n%b:" % name)
     if at < 0:
         return b""
     start = at + len(name) + 3
@@ -264,8 +265,7 @@ def find_header(head: bytes, name: bytes) -> bytes:
 
 def ends_with_connection(head: bytes) -> bool:
     """Neither a length nor chunks: the body ends where the connection does (RFC 9112 §6.3)."""
-    lower = head.lower()
-    return b"\r\ncontent-length:" not in lower and b"\r\ntransfer-encoding:" not in lower
+    return head.find(b"\r\ncontent-length:") < 0 and head.find(b"\r\ntransfer-encoding:") < 0
 
 
 def keep_alive_seconds(value: bytes) -> float:

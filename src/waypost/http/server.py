@@ -60,10 +60,7 @@ class Exchange:
         self._connection: Connection | None = connection
         self.head = head
         self.method = head.method
-        path = head.target
-        if b"?" in path or not path.startswith(b"/"):
-            path = path_of(path)
-        self.path = path  # as sent, without the query
+        self.path = head.path  # as sent, without the query
         self.arrived = arrived
         self.body = b""
         self.keep_alive = True
@@ -133,7 +130,7 @@ class Connection(asyncio.Protocol):
     """One client connection: idle, receiving a head, receiving a body, or serving; and at last closing."""
 
     __slots__ = (
-        "_body", "_body_ends", "_body_left", "_body_seen", "_body_size", "_closing", "_deaf", "_fault", "_inflater",
+        "_body", "_body_ends", "_body_left", "_body_seen", "_body_size", "_closing", "_deaf", "_fault", "_inflater", "_known",
         "_limits", "_overhead", "_parser", "_paused", "_receiving", "_server", "_start", "_transport", "_waiting",
         "blocked", "deadline", "exchange", "write",
     )  # fmt: skip
@@ -143,6 +140,7 @@ class Connection(asyncio.Protocol):
         self._limits = server.limits
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._waiting: deque[Exchange] = deque()  # whole requests, not yet served
+        self._known: Head | None = None  # the latest head: most clients send it again
         self._start = b""  # the beginning of a head whose end has not come
         self._receiving: Exchange | None = None  # whose body is arriving
         self._body: list[bytes] = []
@@ -220,30 +218,36 @@ class Connection(asyncio.Protocol):
             check_unfinished(data, self._limits)
             self._start = data
             return b""
-        head = Head(data[: end + 2], self._limits)
+        raw = data[: end + 2]
+        head = self._known
+        left = head.same(raw) if head is not None else -1
+        if head is None or left < 0:
+            head = self._known = Head(raw, self._limits)
+            left = head.length
         self._receiving = Exchange(self, head, self._server.clock())
-        self._body_left = left = head.length
+        self._body_left = left
         self._body_size = self._body_seen = self._overhead = 0
-        if left:
-            self._expect_body(head)
-        if head.method == "CONNECT":
-            raise Refusal("METHOD_NOT_ALLOWED", "CONNECT is not offered here.")
         parser = self._parser
         assert parser is not None
-        if head.has(b"\r\nupgrade:"):
-            data = head.without_upgrade() + data[end + 2 :]
-            end = data.index(b"\r\n\r\n")
         size = end + 4
-        if left == 0:
-            parser.feed_data(data if size == len(data) else data[:size])
-            if self._receiving is not None:
-                raise bad("the length of its body is not clear")
-            return data[size:]
-        if 0 < left == len(data) - size:
+        if head.is_plain and 0 < left == len(data) - size and left <= self._limits.body:
             parser.feed_data(data)  # nearly always: the whole request in one read, and nothing behind it
             return b""
+        if left:
+            self._expect_body(head, left)
+        if not head.is_plain:
+            data = self._special(head, data, end)
+            size = data.index(b"\r\n\r\n") + 4
         parser.feed_data(data[:size])
+        if left == 0 and self._receiving is not None:
+            raise bad("the length of its body is not clear")
         return data[size:]
+
+    def _special(self, head: Head, data: bytes, end: int) -> bytes:
+        """What is not offered here is refused, or ignored by leaving it out."""
+        if head.method == "CONNECT":
+            raise Refusal("METHOD_NOT_ALLOWED", "CONNECT is not offered here.")
+        return head.without_upgrade() + data[end + 2 :] if head.has(b"\r\nupgrade:") else data
 
     def _take_body(self, data: bytes) -> bytes:
         """Inside of a body: feed what belongs to it. Returns what is left."""
@@ -262,18 +266,18 @@ class Connection(asyncio.Protocol):
                 )
         return rest
 
-    def _expect_body(self, head: Head) -> None:
+    def _expect_body(self, head: Head, length: int) -> None:
         """Decide about a body before any of it is read. Raises Refusal."""
-        if head.length > self._limits.body:
+        if length > self._limits.body:
             raise too_large(self._limits)
-        encoding = head.get(b"content-encoding") if head.has(b"content-encoding") else None
-        if encoding is not None:
-            self._inflater = find_inflater(self._limits, encoding)
+        if not head.is_plain:
+            encoding = head.get(b"content-encoding")
+            self._inflater = find_inflater(self._limits, encoding) if encoding is not None else None
         if self.exchange is None:
             now = self._server.deadlines.now
             self._body_ends = now + self._limits.body_seconds
             self.deadline = now + RATE_WINDOW
-            if head.has(b"\r\nexpect:"):
+            if not head.is_plain and head.has(b"\r\nexpect:"):
                 if head.get_all(b"expect").strip() != b"100-continue":
                     raise Refusal("INVALID_REQUEST", "The only Expect that is met is 100-continue.", status=417)
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -429,13 +433,6 @@ class Connection(asyncio.Protocol):
 
 
 NO_HEAD = Head(b"GET / HTTP/1.1\r\nhost:\r\n", Limits())  # of a request whose own could not be read
-
-
-def path_of(target: bytes) -> bytes:
-    """The path of a target: without the query, and in absolute-form (RFC 9112 §3.2.2) what follows the authority."""
-    if not target.startswith(b"/"):
-        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-    return target.partition(b"?")[0]
 
 
 class Server:

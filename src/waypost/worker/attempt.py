@@ -44,10 +44,15 @@ FAILURE_CODES = {TIMEOUT: "PROVIDER_TIMEOUT", BUSY: "OVERLOADED"}
 class Attempt:
     """Receives one answer. Its deadline serves the four timeouts, and the comments that keep a waiting stream alive."""
 
-    __slots__ = (
-        "_body", "_connection", "_deadlines", "_ends", "_exchange", "_head", "_headers", "_heard", "_is_paused",
-        "_keepalive", "_over", "_relay", "_sent", "_status", "_stream", "_upstream", "committed", "deadline",
-    )  # fmt: skip
+    # What most attempts never change stands on the class.
+    deadline = NEVER
+    committed = False
+    _connection: ClientConnection | None = None
+    _status = 0
+    _head = b""
+    _body: list[bytes] | None = None  # an error's body, collected
+    _heard = 0.0  # when the upstream's latest bytes came; 0 before the first
+    _is_paused = False
 
     def __init__(
         self,
@@ -66,23 +71,14 @@ class Attempt:
         self._stream = not isinstance(relay, WholeRelay)
         self._keepalive = keepalive if self._stream and keepalive else NEVER
         self._deadlines = deadlines
-        self._connection: ClientConnection | None = None
-        self._over: Signal[Outcome] = Signal()
-        self._status = 0
-        self._body: list[bytes] | None = None  # an error's body, collected
-        self._ends = NEVER  # when the whole answer must be here
+        self._ends = deadlines.now + upstream.timeouts.total  # when the whole answer must be here
         self._sent = 0.0
-        self._is_paused = False
-        self._head = b""
-        self._heard = 0.0  # when the upstream's latest bytes came; 0 before the first
-        self.committed = False
-        self.deadline = NEVER
+        self._over: Signal[Outcome] = Signal()
 
     async def run(self, request: bytes) -> Outcome:
         """Send the request and see it through. Never raises but for cancellation."""
         pool, timeouts = self._upstream.pool, self._upstream.timeouts
         connection = pool.take()
-        self._ends = self._deadlines.now + timeouts.total
         try:
             while True:
                 if connection is None:
@@ -107,7 +103,7 @@ class Attempt:
         self._connection = connection
         self._exchange.flow = self
         self._sent = self._deadlines.now
-        self.deadline = min(self._sent + self._upstream.timeouts.first_byte, self._ends, self._sent + self._keepalive)
+        self._look_again(self._upstream.timeouts.first_byte)
         self._deadlines.watched.add(self)
         connection.send(request, self)
 
@@ -117,9 +113,9 @@ class Attempt:
         """The upstream's head."""
         self._status = status
         self._head = head
-        now = self._heard = self._deadlines.now
-        self.deadline = min(now + self._upstream.timeouts.idle, self._ends, now + self._keepalive)
-        if find_header(head, b"content-encoding").lower() not in (b"", b"identity"):
+        self._heard = self._deadlines.now
+        self._look_again(self._upstream.timeouts.idle)
+        if head.find(b"\r\ncontent-encoding:") >= 0 and find_header(head, b"content-encoding") != b"identity":
             self._give_up(UpstreamFailure(BROKEN, "the upstream compressed its answer although identity was asked for"))
         elif status != 200 or (self._stream and find_header(head, b"content-type").startswith(b"application/json")):
             self._body = []
@@ -254,7 +250,14 @@ class Attempt:
             if silent >= self._keepalive and not self._is_paused:
                 self._start()
                 self._exchange.write(WAITING)
-            self.deadline = min(limit, self._ends, now + self._keepalive)
+            self._look_again(limit - now)
+
+    def _look_again(self, seconds: float) -> None:
+        """Set the deadline: after these seconds, but not later than the next comment or the end of all patience."""
+        if self._keepalive < seconds:
+            seconds = self._keepalive
+        deadline = self._deadlines.now + seconds
+        self.deadline = deadline if deadline < self._ends else self._ends
 
     def pause_reading(self) -> None:
         """The client is slower than the upstream: leave the upstream's bytes in the kernel."""

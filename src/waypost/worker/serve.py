@@ -14,7 +14,6 @@ from waypost.http.server import Exchange
 from waypost.link import Identity
 from waypost.worker.answers import refuse, success_headers
 from waypost.worker.attempt import Attempt, Outcome
-from waypost.worker.identity import credential
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
 from waypost.worker.upstreams import Snapshot, Upstream
 
@@ -32,8 +31,7 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
     snapshot = worker.snapshot
     try:
         # 2. Identify.
-        token = credential(exchange.head)
-        identity = worker.identities.cached(token) or await worker.identities.look_up(token)
+        identity = worker.identities.known(exchange.head) or await worker.identities.identify(exchange.head)
 
         # 3. Expand. Top-level fields are seen, prompts are not touched; the name becomes a chain of upstreams.
         request = parse_request(exchange.body)
