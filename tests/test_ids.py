@@ -67,7 +67,7 @@ def test_two_in_the_same_millisecond_have_nothing_in_common() -> None:
 def test_a_long_count_within_one_millisecond_moves_to_the_next() -> None:
     mint = Minter(lambda: 1_700_000_000.0)
     first = mint()
-    mint._count = (1 << 29) - 2
+    mint._count = (1 << 30) - 3  # as after some hundred million ids
     made = [mint() for _ in range(5)]
     assert [first, *made] == sorted({first, *made})
     assert decoded(made[-1][9:19]) == decoded(first[9:19]) + 1
