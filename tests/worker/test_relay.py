@@ -193,6 +193,8 @@ def test_an_error_in_mid_stream_is_never_a_clean_end(error: dict[str, Any]) -> N
         assert str(played.error) == "the model fell over"
         assert "[DONE]" not in played.events and b"fell over" not in played.out
     assert told(play([data[:start], data[start:]]).chunks).deltas[0]["content"].endswith(" end")
+    one_by_one = play([event + b"\n\n" for event in data.split(b"\n\n")[:-1]])
+    assert str(one_by_one.error) == "the model fell over"
 
 
 @pytest.mark.parametrize("name", ["compact", "spaced", "CRLF", "n=2", "tools", "usage in the last choice chunk"])
