@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from tests.harness import Waypost, provider, serving
 from tests.sim.running import Running, running
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from tests.harness import Waypost, provider, serving
 from tests.http.upstream import Upstream, upstream
 from tests.sim.running import Running

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import uvloop
-from tests.harness import DEADLINE, Client
 
+from tests.harness import DEADLINE, Client
 from waypost.errors import Refusal
 from waypost.http.message import Limits
 from waypost.http.server import Exchange, Server

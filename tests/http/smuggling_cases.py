@@ -196,7 +196,9 @@ TRANSFER_ENCODING = [
     case("underscore: the length decides", 400, b"transfer_encoding: chunked", HIDDEN_LENGTH, body=HIDDEN),
     case("underscore and no length", "refused", b"transfer_encoding: chunked", body=WHOLE),
     case("chunks in HTTP/1.0", "refused", CHUNKED, body=WHOLE, start=START.replace(b"1.1", b"1.0")),
-    case("chunks hidden in HTTP/1.0", "refused", CHUNKED, HIDDEN_LENGTH, body=HIDDEN, start=START.replace(b"1.1", b"1.0")),
+    case(
+        "chunks hidden in HTTP/1.0", "refused", CHUNKED, HIDDEN_LENGTH, body=HIDDEN, start=START.replace(b"1.1", b"1.0")
+    ),
 ]
 
 HALVES = chunk(BODY[:10]) + chunk(BODY[10:])

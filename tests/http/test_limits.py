@@ -8,11 +8,11 @@ import os
 import zlib
 
 import pytest
+
 from tests.harness import Answer, Waypost, chat_body, post
 from tests.http.conftest import MAX_BODY
 from tests.http.nonces import fresh_nonce, times_seen
 from tests.sim.running import Running
-
 from waypost.formats.json_gate import DEPTH, DIGITS, KEYS
 from waypost.http.message import Limits
 
@@ -139,9 +139,7 @@ def test_refused_sender_that_goes_on_sending_reads_the_answer(gateway: Waypost) 
 
 
 def compressed(waypost: Waypost, data: bytes, encoding: str = "gzip") -> Answer:
-    return exchange(
-        waypost, post("/v1/chat/completions", data, f"content-encoding: {encoding}", *waypost.credentials)
-    )
+    return exchange(waypost, post("/v1/chat/completions", data, f"content-encoding: {encoding}", *waypost.credentials))
 
 
 def growing(times: int, extra: int) -> bytes:

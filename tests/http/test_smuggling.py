@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.harness import Answer, Client, Waypost
 from tests.http.nonces import fresh_nonce, times_seen
 from tests.http.smuggling_cases import CASES, EVIL_NONCE, KEY, NONCE, Case

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from tests.harness import wait_until
 from tests.http.in_process import Running, serving_with
-
 from waypost.http.message import Limits
 
 LINE = b"GET /here HTTP/1.1\r\nhost: a\r\n\r\n"

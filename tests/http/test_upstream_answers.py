@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+
 from tests.harness import Answer, Waypost
 from tests.http.nonces import fresh_nonce
 from tests.http.upstream import Asked, Upstream, completion, response
-
 from waypost.http.client import HEAD_LIMIT
 from waypost.worker.relay import BODY_LIMIT, EVENT_LIMIT
 

@@ -102,6 +102,8 @@ class Upstream:
             if self._tls is not None:
                 sock = stack.enter_context(self._tls.wrap_socket(sock, server_side=True))
             sock.settimeout(60)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open.add(sock)
             stack.callback(self._open.discard, sock)
             turn = 0

@@ -1,0 +1,55 @@
+"""docs/limits.md says what the code does."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import msgspec
+
+from waypost.formats.json_gate import DEPTH, DIGITS, KEYS
+from waypost.http.client import HEAD_LIMIT
+from waypost.http.message import Limits
+from waypost.http.pool import PENDING
+from waypost.worker.relay import BODY_LIMIT, EVENT_LIMIT
+
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+UNITS = {"KiB": 1024, "MiB": 1024 * 1024}
+
+
+def rows() -> dict[str, str]:
+    """Each table row's name and value."""
+    return dict(re.findall(r"^\| `?([^|`]+?)`? \| ([^|]+?) \|", PAGE, re.MULTILINE))
+
+
+def number(text: str) -> float:
+    match = re.match(r"([\d.]+)(?: (KiB|MiB))?", text)
+    assert match, text
+    return float(match[1]) * UNITS.get(match[2], 1)
+
+
+def test_every_limit_of_the_struct_is_on_the_page() -> None:
+    page = rows()
+    for name, value in msgspec.structs.asdict(Limits()).items():
+        assert name in page, f"{name} is missing from docs/limits.md"
+        assert number(page[name]) == value, name
+
+
+def test_other_limits_are_on_the_page() -> None:
+    page = rows()
+    expected = {
+        "depth": DEPTH,
+        "keys": KEYS,
+        "digits": DIGITS,
+        "head": HEAD_LIMIT,
+        "body of an answer that is no stream": BODY_LIMIT,
+        "one event of a stream": EVENT_LIMIT,
+        "requests waiting for a connection": PENDING,
+    }
+    assert {name: number(page[name]) for name in expected} == expected
+
+
+def test_nothing_else_is_on_the_page() -> None:
+    own = {"limit", "---", "depth", "keys", "digits", "head", "requests waiting for a connection"}
+    own |= {"body of an answer that is no stream", "one event of a stream"}
+    assert set(rows()) - own == set(Limits.__struct_fields__)
