@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -70,7 +71,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_begun", "_body", "_complete", "_deadlines", "_final", "_head", "_informal", "_on_free", "_on_lost",
-        "_parser", "_paused", "_receiver", "_status", "_stays", "_transport", "answers", "deadline", "idle_limit", "on_body",
+        "_parser", "_paused", "_poll", "_receiver", "_status", "_stays", "_transport", "answers", "deadline", "idle_limit", "on_body",
         "responding",
     )  # fmt: skip
 
@@ -91,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
         self._final = False  # the head of the final (not 1xx) response is in
         self._begun = False  # and the receiver has it
         self._informal = False  # inside a 1xx response
+        self._poll = select.poll()
         self._status = 0
         self._complete = False
         self._stays = False  # the other side keeps the connection open after this answer
@@ -106,6 +108,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected, TLS included."""
         self._transport = cast(asyncio.Transport, transport)  # aiofastnet's is one in all but its base class
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._deadlines.watched.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -134,6 +137,14 @@ class ClientConnection(asyncio.Protocol):
 
     # A request goes out, an answer comes in
 
+    def is_quiet(self) -> bool:
+        """May an idle connection be used? Not where it has been closed, or has something to say that nobody asked for.
+
+        That takes a look into the kernel's buffer: such bytes, and a request that would take them for its answer, can
+        become ready in the same turn of the loop.
+        """
+        return self.usable and not self._poll.poll(0)
+
     def send(self, data: bytes, receiver: Receiver) -> None:
         """Send one whole request; its answer goes to the receiver."""
         assert self._transport is not None
@@ -145,21 +156,23 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed llhttp, then hand over what this read brought in one piece."""
-        if self._receiver is None or self._parser is None:
+        receiver, parser = self._receiver, self._parser
+        if receiver is None or parser is None:
             self.close()  # bytes that nobody asked for: the connection cannot be trusted any more
             return
-        self.responding = True
         failure: UpstreamFailure | None = None
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             failure = UpstreamFailure(BROKEN, f"the upstream's answer is not valid HTTP/1.1 ({error})")
         if not self._begun:
+            self.responding = True
             failure = self._take_head(data) or failure
-        if self._body and self._receiver is not None:
-            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._body.clear()
-            self._receiver.received(body)
+        parts = self._body
+        if parts and self._receiver is receiver:
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            receiver.received(body)
         if failure is not None or self._complete:
             self._finish(failure)
 
@@ -206,6 +219,8 @@ class ClientConnection(asyncio.Protocol):
         status = self._status = self._parser.get_status_code()
         if status == 101:
             raise ValueError("an upgrade that was not asked for")
+        if not self._parser.should_keep_alive() and self._parser.get_http_version() not in ("1.1", "1.0"):
+            raise ValueError("not HTTP/1.1")  # other versions never keep alive, so this costs the usual answer nothing
         self._informal = status < 200
         self._final = not self._informal
 

@@ -92,7 +92,7 @@ class Pool:
         """An idle connection, the one used last; None where there is none."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable and connection.deadline > self._deadlines.now:
+            if connection.deadline > self._deadlines.now and connection.is_quiet():
                 return connection
             connection.close()
         return None

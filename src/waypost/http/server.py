@@ -24,6 +24,8 @@ from waypost.http.transports import create_server
 
 RATE_WINDOW = 5.0  # seconds over which a body's rate is judged
 LINGER = 2.0  # seconds a refused client has to read the refusal before the connection is reset
+QUEUE = 64 * 1024  # bytes of pipelined requests that may wait before no more are read
+QUEUED = 4 * 1024  # bytes that each counts for besides its body
 CHUNK_FRAMING = 16  # bytes a chunk's head and line ends may take; what is over that counts against the header limit
 
 
@@ -130,7 +132,7 @@ class Connection(asyncio.Protocol):
     """One client connection: idle, receiving a head, receiving a body, or serving; and at last closing."""
 
     __slots__ = (
-        "_body", "_body_ends", "_body_left", "_body_seen", "_body_size", "_closing", "_deaf", "_fault", "_inflater", "_known",
+        "_body", "_body_ends", "_body_left", "_body_seen", "_body_size", "_closing", "_deaf", "_ending", "_fault", "_inflater", "_known",
         "_limits", "_overhead", "_parser", "_paused", "_receiving", "_server", "_start", "_transport", "_waiting",
         "blocked", "deadline", "exchange", "write",
     )  # fmt: skip
@@ -148,6 +150,7 @@ class Connection(asyncio.Protocol):
         self._body_size = 0  # bytes that have come
         self._body_seen = 0  # of these, at the last look at the rate
         self._body_ends = 0.0
+        self._ending = b""  # the last bytes of a chunked body so far: its end may straddle two reads
         self._overhead = 0  # bytes of chunk framing and trailers beyond what is usual
         self._inflater: Inflater | None = None
         self._fault: Refusal | None = None  # answered once all that came before it is
@@ -200,8 +203,8 @@ class Connection(asyncio.Protocol):
         if self._waiting:
             if self.exchange is None:
                 self._serve_next()
-            if self._waiting and not self._paused:
-                self._paused = True
+            if self._waiting and not self._paused and sum(QUEUED + len(each.body) for each in self._waiting) > QUEUE:
+                self._paused = True  # not before: a client whose bytes are not read cannot be seen leaving
                 self._transport.pause_reading()
 
     def _take_head(self, data: bytes) -> bytes:
@@ -226,6 +229,7 @@ class Connection(asyncio.Protocol):
             left = head.length
         self._receiving = Exchange(self, head, self._server.clock())
         self._body_left = left
+        self._ending = b""
         self._body_size = self._body_seen = self._overhead = 0
         parser = self._parser
         assert parser is not None
@@ -255,16 +259,26 @@ class Connection(asyncio.Protocol):
         rest = b""
         if 0 <= self._body_left < len(data) + self._body_size:
             cut = self._body_left - self._body_size
+            if cut == 0:
+                raise bad("the length of its body is not clear")
             data, rest = data[:cut], data[cut:]
-        before = self._body_size
-        self._parser.feed_data(data)
         if self._body_left < 0:
-            self._overhead += len(data) - (self._body_size - before)
-            if self._overhead > self._limits.header_block:
-                raise Refusal(
-                    "HEADERS_TOO_LARGE", f"Trailers or chunk extensions over {self._limits.header_block} bytes."
-                )
+            return self._take_chunks(data)
+        self._parser.feed_data(data)
         return rest
+
+    def _take_chunks(self, data: bytes) -> bytes:
+        """Part of a chunked body. Where it ends only llhttp knows, but it always ends with an empty line."""
+        assert self._parser is not None
+        seen, before = self._ending + data, self._body_size
+        mark = seen.find(b"\r\n\r\n")
+        cut = mark + 4 - len(self._ending) if mark >= 0 else len(data)
+        self._ending = b"" if mark >= 0 else seen[-3:]
+        self._parser.feed_data(data[:cut])
+        self._overhead += cut - (self._body_size - before)
+        if self._overhead > self._limits.header_block:
+            raise Refusal("HEADERS_TOO_LARGE", f"Trailers or chunk extensions over {self._limits.header_block} bytes.")
+        return data[cut:]
 
     def _expect_body(self, head: Head, length: int) -> None:
         """Decide about a body before any of it is read. Raises Refusal."""
@@ -286,7 +300,7 @@ class Connection(asyncio.Protocol):
         """llhttp: the head is good."""
         receiving, parser = self._receiving, self._parser
         if receiving is None or parser is None:
-            raise self._stop(bad("another request follows a chunked one in the same packet"))
+            raise self._stop(bad("a request begins inside of another"))
         receiving.keep_alive = parser.should_keep_alive()
 
     def on_chunk_header(self) -> None:
@@ -390,7 +404,9 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         now = self._server.deadlines.now
-        if self._receiving is not None:
+        if self.blocked:
+            pass  # the answer is still on its way: the deadline is that of a reader who takes nothing
+        elif self._receiving is not None:
             self._body_ends = now + self._limits.body_seconds
             self.deadline = now + RATE_WINDOW
         else:
@@ -448,11 +464,13 @@ class Server:
         self.connections: set[Connection] = set()
         self.draining = False
         self._listeners: list[asyncio.AbstractServer] = []
+        self._sockets: list[socket.socket] = []
         self._empty: asyncio.Future[None] | None = None
 
     async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections on a bound socket."""
         self._listeners.append(await create_server(lambda: Connection(self), sock, tls))
+        self._sockets.append(sock)
 
     def lost(self) -> None:
         """A connection has gone."""
@@ -464,6 +482,8 @@ class Server:
         self.draining = True
         for listener in self._listeners:
             listener.close()
+        for sock in self._sockets:  # else uvloop leaves it listening, and connections pile up that nobody accepts
+            sock.close()
         for connection in list(self.connections):
             connection.close_when_idle()
         if self.connections:

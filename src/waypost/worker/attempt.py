@@ -88,7 +88,7 @@ class Attempt:
                 outcome = await self._over
                 if not (reused and outcome is REUSE_RACE):
                     return outcome
-                # The upstream closed an idle connection just as we wrote and nothing came back: once more, on a fresh one.
+                # The upstream closed an idle connection as we wrote and nothing came back: once more, on a fresh one.
                 self._over = Signal()
                 connection = None
         except UpstreamFailure as failure:
@@ -133,14 +133,14 @@ class Attempt:
         try:
             out = self._relay.feed(data)
         except UpstreamError as error:
+            if error.before:
+                self._write(error.before)
             self._give_up(UpstreamFailure(BROKEN, str(error)))
             return
         if self._relay.done:
             self._finish(out)
         elif out:
-            self._start()
-            self.committed = True
-            self._exchange.write(out)
+            self._write(out)
 
     def ended(self) -> None:
         """The upstream's body is complete."""
@@ -189,6 +189,12 @@ class Attempt:
             self._connection.let_end()
             self._connection = None
         self._settle(ANSWERED)
+
+    def _write(self, out: bytes) -> None:
+        if not self.committed:
+            self._start()
+            self.committed = True
+        self._exchange.write(out)
 
     def _start(self) -> None:
         if not self._exchange.started:
