@@ -101,18 +101,19 @@ def check_nothing_is_left(waypost: Waypost, simulator: Running, before: int) -> 
 
 
 def main(count: int) -> int:
-    with tempfile.TemporaryDirectory() as folder, running(pathlib.Path(folder) / "journal.jsonl") as simulator:
-        with serving(quiet(simulator)) as waypost:
-            waypost.ask("sim/demo")
-            before, memory = baseline(waypost, simulator), waypost.memory()
-            started = time.monotonic()
-            storm(waypost, count, seed=int(time.time()))
-            seconds = time.monotonic() - started
-            check_nothing_is_left(waypost, simulator, before)
-            grown = (waypost.memory() - memory) / 1e6
-            print(
-                f"{count} requests in {seconds:.0f} s; descriptors {before} → {baseline(waypost, simulator)}; memory +{grown:.1f} MB"
-            )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(pathlib.Path(folder) / "journal.jsonl") as simulator,
+        serving(quiet(simulator)) as waypost,
+    ):
+        waypost.ask("sim/demo")
+        before, memory = baseline(waypost, simulator), waypost.memory()
+        started = time.monotonic()
+        storm(waypost, count, seed=int(time.time()))
+        seconds = time.monotonic() - started
+        check_nothing_is_left(waypost, simulator, before)
+        after, grown = baseline(waypost, simulator), (waypost.memory() - memory) / 1e6
+    print(f"{count} requests in {seconds:.0f} s; descriptors {before} → {after}; memory {grown:+.1f} MB")
     return 0
 
 

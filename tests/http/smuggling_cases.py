@@ -1,4 +1,4 @@
-"""Requests that two parsers might cut in two different ways, and some that only look so: bytes, and what becomes of them.
+"""Requests that two parsers might cut in two ways, and some that only look so: bytes, and what becomes of them.
 
 Each case is one connection's first bytes. `outcome` is `served` (a 200 with our own nonce, one request upstream),
 `refused` (only 4xx, then closed, nothing upstream), or a status: answered with it, in sync or closed behind it, nothing
@@ -262,7 +262,7 @@ CHUNKS = [
     case("a last chunk of many zeros", "served", CHUNKED, body=chunk(BODY) + b"0000\r\n\r\n"),
     case("an extension on the last chunk", "served", CHUNKED, body=chunk(BODY) + b"0;a=b\r\n\r\n"),
     case("a trailer", "served", CHUNKED, body=chunk(BODY) + b"0\r\nx-checksum: 1\r\n\r\n"),
-    case("a trailer named like a header", "served", CHUNKED, body=chunk(BODY) + b"0\r\nauthorization: Bearer x\r\n\r\n"),
+    case("a trailer like a header", "served", CHUNKED, body=chunk(BODY) + b"0\r\nauthorization: Bearer x\r\n\r\n"),
     case("a second Host as a trailer", "served", CHUNKED, body=chunk(BODY) + b"0\r\nhost: evil\r\n\r\n"),
     case("a length as a trailer", "refused", CHUNKED, body=chunk(BODY) + b"0\r\ncontent-length: 5\r\n\r\n"),
     case("chunks as a trailer", "refused", CHUNKED, body=chunk(BODY) + b"0\r\ntransfer-encoding: chunked\r\n\r\n"),
@@ -394,6 +394,8 @@ TARGETS = [
     )
 ]
 
+H2C = (b"upgrade: h2c", b"http2-settings: AAMAAABkAAQAAP__")
+WEBSOCKET = (b"upgrade: websocket", b"sec-websocket-key: AA==")
 OTHERS = [
     Case("HTTP/0.9", b"GET /healthz\r\n\r\n", "refused"),
     Case("HTTP/0.9 with LF", b"GET /healthz\n", "refused"),
@@ -403,9 +405,9 @@ OTHERS = [
     Case("a response", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "refused"),
     case("HTTP/1.0 without Host", "served", LENGTH, start=START.replace(b"1.1", b"1.0"), host=b""),
     case("HTTP/1.0 that stays", "served", LENGTH, b"connection: keep-alive", start=START.replace(b"1.1", b"1.0")),
-    case("an offer of h2c", "served", LENGTH, b"connection: upgrade, http2-settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQAAP__"),
+    case("an offer of h2c", "served", LENGTH, b"connection: upgrade, http2-settings", *H2C),
     case("an offer of h2c with chunks", "served", CHUNKED, b"connection: upgrade", b"upgrade: h2c", body=WHOLE),
-    case("an offer of a websocket", "served", LENGTH, b"connection: upgrade", b"upgrade: websocket", b"sec-websocket-key: AA=="),
+    case("an offer of a websocket", "served", LENGTH, b"connection: upgrade", *WEBSOCKET),
     case("an offer that Connection does not name", "served", LENGTH, b"upgrade: websocket"),
     case("an offer without a body", 400, b"connection: upgrade", b"upgrade: h2c", body=b""),
     case("CONNECT", "refused", start=b"CONNECT waypost:80 HTTP/1.1\r\n", body=EVIL),

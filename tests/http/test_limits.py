@@ -237,10 +237,8 @@ def ask_json(waypost: Waypost, body: bytes) -> Answer:
 @pytest.mark.parametrize("open_close", ["[]", "{}"])
 def test_json_depth(open_close: str, extra: int, gateway: Waypost) -> None:
     levels = DEPTH + extra - 1  # the body itself is one
-    if open_close == "[]":
-        nested = "[" * levels + "]" * levels
-    else:
-        nested = '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)
+    inside = "[" * levels + "]" * levels
+    nested = inside if open_close == "[]" else '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)
     answer = ask_json(gateway, chat_body("sim/demo", "deep").replace(b"{", b'{"metadata":%b,' % nested.encode(), 1))
     assert (answer.status, answer.code) == ((200, None) if extra <= 0 else (400, "INVALID_REQUEST"))
 

@@ -1,4 +1,4 @@
-"""No bytes make one request look like two, here or upstream: every case of `smuggling_cases`, on one connection each."""
+"""No bytes make one request look like two, here or upstream: each case of `smuggling_cases` on its own connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the network cuts the bytes makes no difference: every position, single bytes, and the same on the upstream's side."""
+"""Where the network cuts the bytes makes no difference: at every position, in single bytes, here and upstream."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ CASES = [
     Case("HTTP/1.0 until the end", lambda b: head(start=b"HTTP/1.0 200 OK\r\n") + b, True, keep=False),
     Case("HTTP/1.0 with a length", lambda b: head(length(b), start=b"HTTP/1.0 200 OK\r\n") + b, True, keep=False),
     Case("100 first", lambda b: b"HTTP/1.1 100 Continue\r\n\r\n" + head(length(b)) + b, True),
-    Case("103 with headers first", lambda b: b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + head(length(b)) + b, True),
+    Case("103 with a link first", lambda b: b"HTTP/1.1 103 Early\r\nlink: </x>\r\n\r\n" + head(length(b)) + b, True),
     Case("ten times 102 first", lambda b: b"HTTP/1.1 102 Processing\r\n\r\n" * 10 + head(length(b)) + b, True),
     Case("no reason", lambda b: head(length(b), start=b"HTTP/1.1 200\r\n") + b, True),
     Case("names in capitals", lambda b: (head(length(b)) + b).replace(b"content-length", b"CONTENT-LENGTH"), True),
@@ -174,7 +174,8 @@ def test_upstream_body_limit(extra: int, gateway: Waypost, scripted: Upstream) -
     scripted.scripts["big"] = lambda sock, asked: not sock.sendall(response(completion(text)))
     answer = gateway.ask("raw/big")
     if extra <= 0:
-        assert answer.status == 200 and answer.text == text
+        assert answer.status == 200
+        assert len(answer.text) == len(text) and (answer.text == text) is True  # no diff of megabytes
     else:
         assert (answer.status, answer.code) == (502, "PROVIDER_ERROR")
 
