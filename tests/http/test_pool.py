@@ -125,11 +125,15 @@ def test_waiting_caller_that_leaves_gives_up_its_place(gateway: Waypost, scripte
     holding = Holding(scripted, "held")
     clients = [gateway.connect() for _ in range(5)]
     nonces = [fresh_nonce() for _ in clients]
-    for client, nonce in zip(clients, nonces, strict=True):
-        client.send(gateway.chat("narrow/held", nonce))
-    for _ in range(2):
-        assert holding.inside.acquire(timeout=20)
+    for number, client in enumerate(clients):
+        client.send(gateway.chat("narrow/held", nonces[number]))
+        if number < 2:
+            assert holding.inside.acquire(timeout=20)
+    for _ in range(3):  # the worker has heard of all that came before
+        assert gateway.ask("raw/echo", "fence").status == 200
     clients[3].sock.close()
+    for _ in range(3):
+        assert gateway.ask("raw/echo", "fence").status == 200
     holding.let_go.set()
     for number in (0, 1, 2, 4):
         assert clients[number].answer().text == nonces[number]
