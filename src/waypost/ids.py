@@ -25,13 +25,12 @@ class Minter:
     Of the 26 characters the first ten are the time in milliseconds. A clock that goes back does not take ids with it.
     """
 
-    __slots__ = ("_clock", "_count", "_epoch", "_latest", "_prefix", "_stem")
+    __slots__ = ("_clock", "_count", "_latest", "_prefix", "_stem")
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._latest = 0
-        self._epoch = -1
-        self._prefix = b""  # all but the last 20 bits of the time
+        self._prefix = b""  # all that stays the same within a millisecond
         self._draw()
 
     def _draw(self) -> None:
@@ -42,23 +41,13 @@ class Minter:
     def __call__(self) -> bytes:
         """A new id: `chatcmpl_` and 26 characters."""
         now = int(self._clock() * 1000)
-        if now < self._latest:
-            now = self._latest
-        self._latest = now
-        if now >> 20 != self._epoch:
-            self._epoch = now >> 20
-            self._prefix = b"chatcmpl_" + crockford(self._epoch, 3)
+        if now > self._latest:
+            self._latest = now
+            self._prefix = b"chatcmpl_" + crockford(now, 5) + self._stem
         count = self._count = self._count + 1
         if count >> 30:
             self._draw()
-            self._latest = now + 1  # the new numbers may be lower: they belong to a later time
-            return self()
-        return b"%b%b%b%b%b%b%b" % (
-            self._prefix,
-            PAIRS[now >> 10 & 1023],
-            PAIRS[now & 1023],
-            self._stem,
-            PAIRS[count >> 20],
-            PAIRS[count >> 10 & 1023],
-            PAIRS[count & 1023],
-        )
+            self._latest += 1  # the new numbers may be lower: they belong to a later time
+            self._prefix = b"chatcmpl_" + crockford(self._latest, 5) + self._stem
+            count = self._count
+        return self._prefix + PAIRS[count >> 20] + PAIRS[count >> 10 & 1023] + PAIRS[count & 1023]

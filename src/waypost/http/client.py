@@ -198,7 +198,10 @@ class ClientConnection(asyncio.Protocol):
         if receiver is None:
             return  # it has given up meanwhile, and closed the connection
         # After an early answer the rest of our request is still unread: such a connection is not used again.
-        if failure is None and self._stays and self.usable and self._transport.get_write_buffer_size() == 0:  # type: ignore[union-attr]
+        transport = self._transport
+        assert transport is not None
+        may_stay = failure is None and self._stays and not transport.is_closing()
+        if may_stay and transport.get_write_buffer_size() == 0:
             self.answers += 1
             self._on_free(self)
         else:
@@ -216,20 +219,20 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """llhttp: a head is in; an informational one (1xx) is skipped."""
         assert self._parser is not None
-        status = self._status = self._parser.get_status_code()
+        parser = self._parser
+        status = self._status = parser.get_status_code()
         if status == 101:
             raise ValueError("an upgrade that was not asked for")
-        if not self._parser.should_keep_alive() and self._parser.get_http_version() not in ("1.1", "1.0"):
+        self._stays = parser.should_keep_alive()
+        if not self._stays and parser.get_http_version() not in ("1.1", "1.0"):
             raise ValueError("not HTTP/1.1")  # other versions never keep alive, so this costs the usual answer nothing
         self._informal = status < 200
         self._final = not self._informal
 
     def on_message_complete(self) -> None:
         """llhttp: the response is whole."""
-        assert self._parser is not None
         if not self._informal:
             self._complete = True
-            self._stays = self._parser.should_keep_alive()  # known only here
         self._informal = False
 
     # Flow and ends

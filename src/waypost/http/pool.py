@@ -165,8 +165,11 @@ class Pool:
         """A connection may be used again."""
         if self._closed:
             connection.close()
-        elif not self._wake(connection):
-            connection.deadline = self._deadlines.now + min(self.target.idle_seconds, connection.idle_limit)
+        elif not self._waiting or not self._wake(connection):
+            seconds = self.target.idle_seconds
+            if connection.idle_limit < seconds:
+                seconds = connection.idle_limit
+            connection.deadline = self._deadlines.now + seconds
             self._idle.append(connection)
 
     def _lost(self, connection: ClientConnection) -> None:

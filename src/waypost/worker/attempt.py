@@ -70,6 +70,8 @@ class Attempt:
         self._headers = headers
         self._stream = not isinstance(relay, WholeRelay)
         self._keepalive = keepalive if self._stream and keepalive else NEVER
+        # No limit can come nearer than this without a look at it in time, so reads need not touch the deadline.
+        self._patience = self._keepalive if self._keepalive < upstream.patience else upstream.patience
         self._deadlines = deadlines
         self._ends = deadlines.now + upstream.timeouts.total  # when the whole answer must be here
         self._sent = 0.0
@@ -83,6 +85,9 @@ class Attempt:
             while True:
                 if connection is None:
                     connection = await asyncio.ensure_future(pool.connect(timeouts.connect))
+                    if self._exchange.gone:  # the caller left in the moment that the connection came
+                        connection.close()
+                        raise asyncio.CancelledError
                 reused = connection.answers > 0
                 self._send(connection, request)
                 outcome = await self._over
@@ -103,7 +108,7 @@ class Attempt:
         self._connection = connection
         self._exchange.flow = self
         self._sent = self._deadlines.now
-        self._look_again(self._upstream.timeouts.first_byte)
+        self.deadline = self._sent + self._patience
         self._deadlines.watched.add(self)
         connection.send(request, self)
 
@@ -114,7 +119,6 @@ class Attempt:
         self._status = status
         self._head = head
         self._heard = self._deadlines.now
-        self._look_again(self._upstream.timeouts.idle)
         if head.find(b"\r\ncontent-encoding:") >= 0 and find_header(head, b"content-encoding") != b"identity":
             self._give_up(UpstreamFailure(BROKEN, "the upstream compressed its answer although identity was asked for"))
         elif status != 200 or (self._stream and find_header(head, b"content-type").startswith(b"application/json")):
@@ -256,14 +260,7 @@ class Attempt:
             if silent >= self._keepalive and not self._is_paused:
                 self._start()
                 self._exchange.write(WAITING)
-            self._look_again(limit - now)
-
-    def _look_again(self, seconds: float) -> None:
-        """Set the deadline: after these seconds, but not later than the next comment or the end of all patience."""
-        if self._keepalive < seconds:
-            seconds = self._keepalive
-        deadline = self._deadlines.now + seconds
-        self.deadline = deadline if deadline < self._ends else self._ends
+            self.deadline = min(limit, self._ends, now + self._patience)
 
     def pause_reading(self) -> None:
         """The client is slower than the upstream: leave the upstream's bytes in the kernel."""

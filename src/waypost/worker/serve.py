@@ -86,8 +86,9 @@ async def walk_chain(
         return int((worker.clock() - started) * 1000)
 
     failures: list[tuple[Upstream, Outcome]] = []
+    id_field = msgspec.Raw(b'"%b"' % request_id)
     for upstream in chain:
-        stamp = Stamp(msgspec.Raw(b'"%b"' % request_id), request.fields["model"], upstream.name, latency_ms)
+        stamp = Stamp(id_field, request.fields["model"], upstream.name, latency_ms)
         relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
         headers = success_headers(worker, exchange, request, upstream, request_id)
         attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines)
