@@ -103,8 +103,11 @@ class Exchange:
         connection = self._connection
         if connection is None:
             return
-        connection.write(b"%b%x\r\n%b\r\n" % (self._lines, len(data), data) if self._chunked else self._lines + data)
-        self._lines = b""
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._lines:
+            data, self._lines = self._lines + data, b""
+        connection.write(data)
 
     def end(self, data: bytes = b"") -> None:
         """The last part of a streamed answer."""
