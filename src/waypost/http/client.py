@@ -211,14 +211,11 @@ class ClientConnection(asyncio.Protocol):
         else:
             receiver.failed(failure)
 
-    def on_message_begin(self) -> None:
-        """llhttp: a response begins; a second one to the same request is garbage."""
+    def on_headers_complete(self) -> None:
+        """llhttp: a head is in; an informational one (1xx) is skipped, one after the end of the answer is garbage."""
+        assert self._parser is not None
         if self._complete:
             raise ValueError("bytes after the end of the answer")
-
-    def on_headers_complete(self) -> None:
-        """llhttp: a head is in; an informational one (1xx) is skipped."""
-        assert self._parser is not None
         parser = self._parser
         status = self._status = parser.get_status_code()
         if status == 101:

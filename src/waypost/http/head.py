@@ -84,6 +84,8 @@ class Head:
     def same(self, raw: bytes) -> int:
         """The length of the body where `raw` is this head again but for that length; else -1."""
         before, after = self._before, self._after
+        if before and raw == self.raw:
+            return self.length
         if not before or not raw.startswith(before) or not raw.endswith(after) or len(raw) > self._limit:
             return -1
         digits = raw[len(before) : len(raw) - len(after)]

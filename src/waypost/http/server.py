@@ -299,13 +299,6 @@ class Connection(asyncio.Protocol):
                     raise Refusal("INVALID_REQUEST", "The only Expect that is met is 100-continue.", status=417)
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_headers_complete(self) -> None:
-        """llhttp: the head is good."""
-        receiving, parser = self._receiving, self._parser
-        if receiving is None or parser is None:
-            raise self._stop(bad("a request begins inside of another"))
-        receiving.keep_alive = parser.should_keep_alive()
-
     def on_chunk_header(self) -> None:
         """llhttp: a chunk begins."""
         self._overhead -= CHUNK_FRAMING
@@ -324,8 +317,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """llhttp: a request is whole."""
-        receiving, self._receiving = self._receiving, None
-        assert receiving is not None
+        receiving, parser = self._receiving, self._parser
+        if receiving is None or parser is None:
+            raise self._stop(bad("a request begins inside of another"))
+        self._receiving = None
+        receiving.keep_alive = parser.should_keep_alive()
         body = self._body
         if body:
             receiving.body = body[0] if len(body) == 1 else b"".join(body)
@@ -407,12 +403,10 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         now = self._server.deadlines.now
-        if self.blocked:
-            pass  # the answer is still on its way: the deadline is that of a reader who takes nothing
-        elif self._receiving is not None:
+        if self._receiving is not None:
             self._body_ends = now + self._limits.body_seconds
             self.deadline = now + RATE_WINDOW
-        else:
+        elif not self.blocked:  # else the answer is on its way still, and the deadline a reader's who takes nothing
             self.deadline = now + (self._limits.head_seconds if self._start else self._limits.idle_seconds)
         if self._waiting or self._fault is not None:
             asyncio.get_running_loop().call_soon(self._serve_next)

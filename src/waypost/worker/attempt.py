@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from email.utils import parsedate_to_datetime
 
 import msgspec
@@ -14,6 +15,8 @@ from waypost.http.timers import NEVER, Deadlines
 from waypost.worker.relay import Relay, UpstreamError, WholeRelay
 from waypost.worker.upstreams import Upstream
 from waypost.worker.walk import Signal
+
+log = logging.getLogger("waypost.attempt")
 
 ERROR_LIMIT = 64 * 1024  # bytes of an upstream's error that are read
 QUOTED = 300  # characters of an upstream's words in our own error
@@ -48,6 +51,8 @@ class Attempt:
     deadline = NEVER
     committed = False
     _connection: ClientConnection | None = None
+    _connecting: asyncio.Future[ClientConnection] | None = None
+    _is_closed = False
     _status = 0
     _head = b""
     _body: list[bytes] | None = None  # an error's body, collected
@@ -77,40 +82,51 @@ class Attempt:
         self._sent = 0.0
         self._over: Signal[Outcome] = Signal()
 
-    async def run(self, request: bytes) -> Outcome:
-        """Send the request and see it through. Never raises but for cancellation."""
-        pool, timeouts = self._upstream.pool, self._upstream.timeouts
-        connection = pool.take()
-        try:
-            while True:
-                if connection is None:
-                    connection = await asyncio.ensure_future(pool.connect(timeouts.connect))
-                    if self._exchange.gone:  # the caller left in the moment that the connection came
-                        connection.close()
-                        raise asyncio.CancelledError
-                reused = connection.answers > 0
-                self._send(connection, request)
-                outcome = await self._over
-                if not (reused and outcome is REUSE_RACE):
-                    return outcome
-                # The upstream closed an idle connection as we wrote and nothing came back: once more, on a fresh one.
-                self._over = Signal()
-                connection = None
-        except UpstreamFailure as failure:
-            return self._outcome_of(failure)
-        finally:
-            self._deadlines.watched.discard(self)
-            self._exchange.flow = None
-            if self._connection is not None:  # cancelled: the caller is gone
-                self._connection.abandon()
+    def run(self, request: bytes) -> Signal[Outcome]:
+        """Send the request and see it through; await what this returns, then `close`."""
+        self._request = request
+        connection = self._upstream.pool.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._connect()
+        return self._over
 
-    def _send(self, connection: ClientConnection, request: bytes) -> None:
+    def _connect(self) -> None:
+        self._connecting = asyncio.ensure_future(self._upstream.pool.connect(self._upstream.timeouts.connect))
+        self._connecting.add_done_callback(self._connected)
+
+    def _connected(self, connecting: asyncio.Future[ClientConnection]) -> None:
+        if connecting.cancelled():
+            return
+        failure = connecting.exception()
+        if failure is None and not self._is_closed:
+            self._send(connecting.result())
+        elif failure is None:
+            connecting.result().close()  # the caller left in the moment that the connection came
+        elif isinstance(failure, UpstreamFailure):
+            self._settle(self._outcome_of(failure))
+        else:
+            log.error("connecting to %s failed", self._upstream.provider, exc_info=failure)
+            self._settle(Outcome("PROVIDER_ERROR", "connecting failed"))
+
+    def _send(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._exchange.flow = self
         self._sent = self._deadlines.now
         self.deadline = self._sent + self._patience
         self._deadlines.watched.add(self)
-        connection.send(request, self)
+        connection.send(self._request, self)
+
+    def close(self) -> None:
+        """It is over: for the upstream too, where the answer is not whole because the caller left."""
+        self._is_closed = True
+        self._deadlines.watched.discard(self)
+        self._exchange.flow = None
+        if self._connection is not None:
+            self._connection.abandon()
+        if self._connecting is not None:
+            self._connecting.cancel()
 
     # The answer comes in
 
@@ -166,8 +182,9 @@ class Attempt:
         connection, self._connection = self._connection, None
         if self._over.is_set:
             return
-        if failure.kind == CLOSED and connection is not None and not connection.responding:
-            self._settle(REUSE_RACE)
+        if failure.kind == CLOSED and connection is not None and not connection.responding and connection.answers:
+            # The upstream closed an idle connection as we wrote, and nothing came back: once more, on a fresh one.
+            self._connect()
         elif failure.kind == CLOSED and self._stream and self._body is None:
             self._end_early(failure)
         else:
@@ -218,7 +235,7 @@ class Attempt:
 
     def _outcome_of(self, failure: UpstreamFailure) -> Outcome:
         code = FAILURE_CODES.get(failure.kind, "PROVIDER_ERROR")
-        message = self._upstream.redact(failure.message)[:QUOTED]
+        message = self._quoted(failure.message)
         return Outcome(code, message, self.committed, retry_after=1 if failure.kind == BUSY else None)
 
     def _failed_status(self) -> Outcome:
@@ -235,10 +252,14 @@ class Attempt:
             return Outcome("PROVIDER_ERROR", f"refused our credentials (HTTP {status})")
         if status >= 500:  # what a broken server says may name its files, hosts and other people's requests
             return Outcome("PROVIDER_ERROR", f"HTTP {status}")
-        said = f"HTTP {status}" + (f": {message[:QUOTED]}" if message else "")
+        said = f"HTTP {status}" + (f": {self._quoted(message)}" if message else "")
         if status == 429:
             return Outcome("UPSTREAM_RATE_LIMITED", said, retry_after=retry_after(self._head))
         return Outcome("PROVIDER_ERROR", said)
+
+    def _quoted(self, text: str) -> str:
+        """An upstream's words as part of a sentence of ours: one line, not long, and none of our keys."""
+        return " ".join(self._upstream.redact(text).split())[:QUOTED]
 
     # Time and flow
 
@@ -274,9 +295,6 @@ class Attempt:
         self._heard = self._deadlines.now
         if self._connection is not None:
             self._connection.resume_reading()
-
-
-REUSE_RACE = Outcome("PROVIDER_ERROR", "the upstream closed the connection without an answer")
 
 
 def retry_after(head: bytes) -> int | None:

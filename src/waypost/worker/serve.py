@@ -29,6 +29,11 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
     #    known whose it is, so that a stranger costs nothing.
     request_id = worker.mint()
     snapshot = worker.snapshot
+    clock, arrived = worker.clock, exchange.arrived
+
+    def latency_ms() -> int:
+        return int((clock() - arrived) * 1000)
+
     try:
         # 2. Identify.
         identity = worker.identities.known(exchange.head) or await worker.identities.identify(exchange.head)
@@ -40,12 +45,29 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         # 4. Admit.
         admit(snapshot, identity, request)
 
-        # 5. Route, 6. Attempt, 7. Relay.
-        outcome = await walk_chain(worker, exchange, request, chain, request_id)
+        failures: list[tuple[Upstream, Outcome]] = []
+        stamp_id = msgspec.Raw(b'"%b"' % request_id)
+        for upstream in chain:  # 5. Route: the chain's own order
+            # 6. Attempt. Until its answer is committed, a failure of the upstream moves on to the next.
+            stamp = Stamp(stamp_id, request.fields["model"], upstream.name, latency_ms)
+            relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
+            headers = success_headers(worker, exchange, request, upstream, request_id)
+            attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines)
+            try:
+                # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
+                body = render_request(request, upstream.model_field)
+                outcome = await attempt.run(upstream.render(body, request.stream))
+            finally:
+                attempt.close()
+            if not outcome.code:
+                return
+            if outcome.committed or not worker.may_go_on(outcome.code):
+                raise as_refusal(outcome)
+            log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
+            failures.append((upstream, outcome))
 
-        # 8. Settle. Every way a request can end comes through here or through one of the three handlers below.
-        if outcome.code:
-            raise as_refusal(outcome)
+        # 8. Settle. A whole answer has left above; every other ending comes through one of these.
+        raise as_refusal(summary(failures))
     except Refusal as refusal:
         refuse(worker, exchange, refusal, request_id)
     except asyncio.CancelledError:
@@ -74,30 +96,6 @@ def admit(snapshot: Snapshot, identity: Identity, request: ChatRequest) -> None:
         raise Refusal(
             "MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} does not include {request.model!r}.", param="model"
         )
-
-
-async def walk_chain(
-    worker: Worker, exchange: Exchange, request: ChatRequest, chain: list[Upstream], request_id: bytes
-) -> Outcome:
-    """Try the chain in order until one answers, or one fails in a way that no other can mend."""
-    started = exchange.arrived
-
-    def latency_ms() -> int:
-        return int((worker.clock() - started) * 1000)
-
-    failures: list[tuple[Upstream, Outcome]] = []
-    id_field = msgspec.Raw(b'"%b"' % request_id)
-    for upstream in chain:
-        stamp = Stamp(id_field, request.fields["model"], upstream.name, latency_ms)
-        relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
-        headers = success_headers(worker, exchange, request, upstream, request_id)
-        attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines)
-        outcome = await attempt.run(upstream.render(render_request(request, upstream.model_field), request.stream))
-        if not outcome.code or outcome.committed or not worker.may_go_on(outcome.code):
-            return outcome
-        log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
-        failures.append((upstream, outcome))
-    return summary(failures)
 
 
 def summary(failures: list[tuple[Upstream, Outcome]]) -> Outcome:
