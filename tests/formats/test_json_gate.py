@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.formats.generated import bodies, values
 from waypost.errors import Refusal
-from waypost.formats.json_gate import DEPTH, KEYS, check_duplicates, check_shape
-from waypost.formats.openai_chat import ONCE, parse_object
+from waypost.formats.json_gate import CONTAINERS, DEPTH, KEYS, PIECE, check_duplicates, check_shape, check_utf8
+from waypost.formats.openai_chat import ONCE, parse_object, parse_request
 
 thorough = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -133,3 +133,58 @@ def test_the_limit_of_depth(over: int) -> None:
 def test_brackets_in_strings_are_no_levels() -> None:
     assert refused(check_shape, b'{"x":"' + b"[" * 1000 + b'\\"' + b"{" * 1000 + b'\\\\"}') is None
     assert refused(check_shape, b'{"x":"\\\\","y":' + b"[" * 100 + b"]" * 100 + b"}") is not None
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_limit_of_arrays_and_objects(over: int) -> None:
+    flat = b'{"x":[' + b"[],{}," * ((CONTAINERS - 2) // 2 + over) + b"1]}"
+    deep = b'{"x":[' + (b"[" * 50 + b"]" * 50 + b",") * ((CONTAINERS - 2) // 50 + over) + b"1]}"
+    for body in (flat, deep):
+        refusal = refused(check_shape, body)
+        assert (refusal is not None) == (over > 0)
+        if refusal is not None:
+            assert refusal.failure.code == "INVALID_REQUEST" and f"{CONTAINERS} JSON arrays" in refusal.message
+
+
+@pytest.mark.parametrize("levels", [DEPTH, DEPTH + 1])
+def test_strings_that_lie_across_the_pieces(levels: int) -> None:
+    """Whatever piece a string begins in, its brackets are never taken for structure, nor structure for its text."""
+    nested = b"[" * (levels - 2) + b"]" * (levels - 2)
+    for shift in range(5):
+        noise = b'"' + b"[" * shift + b'",' + b'"[{[","}","]",' * (PIECE // 4)
+        for body in (b'{"x":[' + noise + nested + b"]}", b'{"x":[' + nested + b"," + noise + b"1]}"):
+            assert (refused(check_shape, body) is not None) == (levels > DEPTH)
+
+
+# UTF-8
+
+
+@pytest.mark.parametrize("text", ["é", "漢", "😀"])
+def test_characters_across_the_pieces(text: str) -> None:
+    whole = text.encode()
+    for before in range(PIECE - len(whole), PIECE + 1):
+        body = b"x" * before + whole
+        assert refused(check_utf8, body) is None and refused(check_utf8, body + b"x" * PIECE) is None
+        for length in range(1, len(whole)):
+            cut = b"x" * before + whole[:length]
+            for wrong in (cut, cut + b"x", cut + b"x" * PIECE):
+                refusal = refused(check_utf8, wrong)
+                assert refusal is not None and refusal.failure.code == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"\xff", b"\xc3", b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", "ü".encode("latin-1")]
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","messages":[{"role":"user","content":"%b"}]}',
+        b'{"model":"m","messages":[],"user":"%b"}',
+        b'{"model":"m","messages":[],"x":{"%b":1}}',
+        b'{"model":"%b","messages":[]}',
+    ],
+)
+def test_what_is_not_utf8_is_refused_wherever_it_stands(body: bytes, wrong: bytes) -> None:
+    refusal = refused(parse_request, body.replace(b"%b", wrong))
+    assert refusal is not None and refusal.failure.code == "INVALID_REQUEST" and "UTF-8" in refusal.message
+    assert refused(parse_request, body.replace(b"%b", "é漢😀".encode())) is None

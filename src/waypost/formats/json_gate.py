@@ -5,6 +5,7 @@ Cheap bounds clear almost every body; only what they cannot clear is looked at c
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,31 +16,53 @@ from waypost.errors import Refusal
 
 DEPTH = 64  # levels of arrays and objects
 KEYS = 10_000  # in all objects together
+CONTAINERS = 100_000  # arrays and objects
 JUMPING_PAYS = 8192  # bytes
 DIGITS = 40  # of one number among the fields that Waypost itself reads
 
+PIECE = 1 << 16  # bytes looked at together, so that what is made of them on the way stays small
+
 STRUCTURE = bytes.maketrans(b"{}[]", b"()()")
-REST = bytes(sorted(set(range(256)) - set(b"{}[]:")))
+REST = bytes(sorted(set(range(256)) - set(b'{}[]:"')))
+
+
+def check_utf8(body: bytes) -> None:
+    """Raises Refusal INVALID_REQUEST where a body is not UTF-8; the JSON decoder does not look in what it skips."""
+    view = memoryview(body)
+    at = 0
+    try:
+        while at < len(body):
+            at += codecs.utf_8_decode(view[at : at + PIECE], "strict", at + PIECE >= len(body))[1]
+    except UnicodeDecodeError:
+        raise Refusal("INVALID_REQUEST", "The body is not valid UTF-8.") from None
 
 
 def check_shape(body: bytes) -> None:
-    """Raises Refusal INVALID_REQUEST where a valid JSON body nests deeper than DEPTH or has more than KEYS keys."""
+    """Raises Refusal INVALID_REQUEST where valid JSON is over one of the limits: DEPTH, KEYS, CONTAINERS."""
     if is_shallow(body) and (len(body) <= 5 * KEYS or body.count(b":") <= KEYS):  # a key takes five bytes: "":1,
         return
-    # Without escapes, every second piece between quotes is outside of strings.
-    outside = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    marks = outside.translate(STRUCTURE, REST)
+    marks = structure(body)
     if marks.count(b":") > KEYS:
         raise Refusal("INVALID_REQUEST", f"The body has more than {KEYS} JSON keys.")
-    depth = deepest = 0
-    for mark in marks:
-        if mark == 40:  # (
-            depth += 1
-            deepest = max(deepest, depth)
-        elif mark == 41:
-            depth -= 1
-    if deepest > DEPTH:
+    if marks.count(b"(") > CONTAINERS:
+        raise Refusal("INVALID_REQUEST", f"The body has more than {CONTAINERS} JSON arrays and objects.")
+    marks = marks.replace(b":", b"")
+    for _ in range(DEPTH):  # each time the innermost level goes
+        marks = marks.replace(b"()", b"")
+    if marks:
         raise Refusal("INVALID_REQUEST", f"The body nests deeper than {DEPTH} levels of JSON.")
+
+
+def structure(body: bytes) -> bytes:
+    """Valid JSON's brackets and colons outside of strings, in order; `(` and `)` stand for both kinds of bracket."""
+    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(STRUCTURE, REST).replace(b'""', b"")
+    outside = []
+    inside = 0  # of a string: each quote that is left enters one or leaves it
+    for at in range(0, len(marks), PIECE):
+        parts = marks[at : at + PIECE].split(b'"')
+        outside.append(b"".join(parts[inside::2]))
+        inside = (inside + len(parts) - 1) % 2
+    return b"".join(outside)
 
 
 def is_shallow(body: bytes) -> bool:
@@ -60,11 +83,12 @@ def is_shallow(body: bytes) -> bool:
 def check_duplicates(body: bytes, fields: Mapping[str, msgspec.Raw], names: Sequence[bytes], bulk: str) -> None:
     """Raises Refusal INVALID_REQUEST where one of the quoted top-level `names` occurs twice.
 
-    The value of the `bulk` field (the prompts) is cut out. Where what is left has one colon a field, no name can be there
-    twice; else the names are counted, and only where that is not conclusive either is the whole body read again.
+    The value of the `bulk` field (the prompts) is cut out. Where what is left has one colon a field, no name can be
+    there twice; else the names are counted, and only where that is not conclusive either is the body read again.
     """
     if len(body) < JUMPING_PAYS and bulk in fields:
-        if body.count(b":") - bytes(fields[bulk]).count(b":") == len(fields):
+        colons = body.count(b":") - bytes(fields[bulk]).count(b":")
+        if colons == len(fields):
             return  # one colon a field and none to spare
     rest = body
     cut = 0
@@ -89,7 +113,14 @@ AFTER_NAME = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 
 def check_duplicates_slowly(body: bytes, names: Sequence[bytes]) -> None:
     """The same by reading everything; exact."""
-    pairs = json.loads(body, object_pairs_hook=Pairs)
+    try:
+        # Numbers stay text: Python refuses to convert very long ones.
+        pairs = json.loads(body, object_pairs_hook=Pairs, parse_int=str, parse_float=str)
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # what the first decoder let pass, such as a bare line end in a string
+        raise Refusal("INVALID_REQUEST", f"The body is not valid JSON: {error}.") from None
     seen = [name for name, _ in pairs]
     for quoted in names:
         name = quoted.decode().strip('"')

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from waypost.errors import Refusal
-from waypost.formats.json_gate import DIGITS, check_duplicates, check_shape
+from waypost.formats.json_gate import DIGITS, check_duplicates, check_shape, check_utf8
 
 Fields = dict[str, msgspec.Raw]
 
@@ -80,6 +80,8 @@ def parse_object(body: bytes) -> Fields:
     """A JSON object by its top-level fields. Raises Refusal INVALID_REQUEST."""
     if not body:
         raise Refusal("INVALID_REQUEST", "The body is empty; send a JSON object with model and messages.")
+    if not body.isascii():
+        check_utf8(body)
     try:
         return decode_fields(body)
     except msgspec.ValidationError:
