@@ -49,25 +49,28 @@ class Walk:
         self._waiting_for: Signal[Any] | asyncio.Future[Any] | None = None
         walks.add(self)
 
-    def go_on(self, _: object = None) -> None:
-        """Run until the next wait, or the end. The coroutine answers for its own exceptions."""
+    def go_on(self, _: object = None, thrown: BaseException | None = None) -> None:
+        """Run until the next wait, or the end. The coroutine answers for its own exceptions.
+
+        `thrown` is raised where it waits; a coroutine that lets its cancellation pass has simply ended.
+        """
         try:
-            waiting_for = self._waiting_for = self._coroutine.send(None)
-        except StopIteration:
+            if thrown is None:
+                waiting_for = self._waiting_for = self._coroutine.send(None)
+            else:
+                waiting_for = self._waiting_for = self._coroutine.throw(thrown)
+        except (StopIteration, asyncio.CancelledError):
             self._walks.discard(self)
         except BaseException:
             self._walks.discard(self)
             raise
         else:
-            self._wait(waiting_for)
-
-    def _wait(self, waiting_for: Signal[Any] | asyncio.Future[Any]) -> None:
-        if type(waiting_for) is Signal:
-            waiting_for.walk = self
-        else:
-            assert isinstance(waiting_for, asyncio.Future)
-            waiting_for._asyncio_future_blocking = False  # as a task does
-            waiting_for.add_done_callback(self.go_on)
+            if type(waiting_for) is Signal:
+                waiting_for.walk = self
+            else:
+                assert isinstance(waiting_for, asyncio.Future)
+                waiting_for._asyncio_future_blocking = False  # as a task does
+                waiting_for.add_done_callback(self.go_on)
 
     def cancel(self) -> None:
         """Raise CancelledError where the coroutine waits."""
@@ -76,7 +79,4 @@ class Walk:
             waiting_for.cancel()
         elif waiting_for is not None and waiting_for.walk is self:
             waiting_for.walk = None
-            try:
-                self._wait(self._coroutine.throw(asyncio.CancelledError()))
-            except StopIteration:
-                self._walks.discard(self)
+            self.go_on(thrown=asyncio.CancelledError())
