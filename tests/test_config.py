@@ -86,6 +86,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("[server]\nlistten = 1\n", "[server] listten", "no such setting; known are listen, workers"),
     ('[server]\nlisten = "8080"\n', "[server] listen", "write HOST:PORT or unix:PATH"),
     ('[server]\nlisten = "host:99999"\n', "[server] listen", "write HOST:PORT"),
+    ("[server]\ndrain = inf\n", "[server] drain", "<= 86400"),
     ('[server]\nlisten = "host:²"\n', "[server] listen", "write HOST:PORT"),
     ("[server]\nworkers = -1\n", "[server] workers", ">= 0"),
     ('[server]\nworkers = "2"\n', "[server] workers", "int"),
@@ -100,13 +101,19 @@ MISTAKES: list[tuple[str, str, str]] = [
     ('[providers."ä"]\nkeys = ["k"]\n', '[providers."ä"]', "ASCII"),
     ('[providers.lab]\nkeys = ["k"]\n', "[providers.lab] base_url", "'lab' is not a provider that Waypost knows"),
     ('[providers.lab]\nbase_url = "host/v1"\nkeys = ["k"]\n', "[providers.lab] base_url", "http(s)://host"),
+    ('[providers.lab]\nbase_url = "http://h:99999"\nkeys = ["k"]\n', "[providers.lab] base_url", "http(s)://host"),
+    ('[providers.lab]\nbase_url = "http://[::1/v1"\nkeys = ["k"]\n', "[providers.lab] base_url", "http(s)://host"),
+    ('[providers.lab]\nbase_url = "http://é/v1"\nkeys = ["k"]\n', "[providers.lab] base_url", "http(s)://host"),
     ("[providers.deepseek]\n", "[providers.deepseek] keys", 'keys = ["env:NAME"]'),
+    ('[providers.deepseek]\nkeys = ["a", 5]\n', "[providers.deepseek] keys[1]", "Expected `str`"),
     ("[providers.deepseek]\nkeys = []\n", "[providers.deepseek] keys", "at least one"),
     ('[providers.deepseek]\nkeys = ["a", "env:NOPE"]\n', "[providers.deepseek] keys[1]", "variable NOPE is not set"),
     ('[providers.deepseek]\nkeys = ["env:EMPTY"]\n', "[providers.deepseek] keys[0]", "variable EMPTY is not set"),
     ('[providers.deepseek]\nkeys = ["file:/no/such"]\n', "[providers.deepseek] keys[0]", "/no/such cannot be read"),
     ('[providers.deepseek]\nkeys = ["file:/dev/null"]\n', "[providers.deepseek] keys[0]", "/dev/null is empty"),
     (PROVIDER + "timeouts = { connect = 0 }\n", "[providers.deepseek] timeouts.connect", "> 0"),
+    (PROVIDER + "timeouts = { total = inf }\n", "[providers.deepseek] timeouts.total", "<= 86400"),
+    (PROVIDER + "timeouts = { idle = nan }\n", "[providers.deepseek] timeouts.idle", "> 0"),
     (PROVIDER + "timeouts = { conect = 1 }\n", "[providers.deepseek] timeouts.conect", "no such setting"),
     (PROVIDER + 'format = "grpc"\n', "[providers.deepseek] format", "grpc"),
     (PROVIDER + "connections = 0\n", "[providers.deepseek] connections", ">= 1"),
@@ -121,6 +128,9 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("[plans.p]\nrequests = { week = 1 }\n", "[plans.p] requests", "week"),
     ('[plans.p]\nspend = { day = "-1" }\n', "[plans.p] spend", "regex"),
     ("[plans.p]\nmodels = [1]\n", "[plans.p] models", "str"),
+    ('[plans.p]\ntimezone = "Mars/Olympus"\n', "[plans.p] timezone", "'Mars/Olympus' is not a time zone"),
+    ('[plans.p]\ntimezone = "Europe"\n', "[plans.p] timezone", "such as Europe/Berlin"),
+    ('[plans.p]\ntimezone = "../../etc/passwd"\n', "[plans.p] timezone", "is not a time zone"),
 ]
 
 
@@ -151,6 +161,7 @@ def test_secrets_do_not_print(tmp_path: pathlib.Path) -> None:
     text = f'[providers.deepseek]\nkeys = ["{SECRET}", "env:DEEPSEEK_API_KEY"]\n'
     settings = load(text, tmp_path)
     assert SECRET not in repr(settings) and SECRET not in str(settings.providers["deepseek"])
+    assert [key.reveal() for key in settings.providers["deepseek"].keys] == [SECRET, SECRET]
     secret = config.read_secret("env:DEEPSEEK_API_KEY", ENVIRONMENT)
     assert secret.reveal() == SECRET
     assert SECRET not in f"{secret} {secret!r} {[secret]}"
@@ -246,7 +257,7 @@ def test_patterns(pattern: str, name: str, expected: bool) -> None:
 def test_without_a_file_the_environment_s_providers_are_served() -> None:
     settings = config.default({"GROQ_API_KEY": "a", "OPENAI_API_KEY": "b", "MISTRAL_API_KEY": "", "OTHER": "c"}, "/s")
     assert set(settings.providers) == {"groq", "openai", "simulator"}
-    assert settings.providers["groq"].keys == ("env:GROQ_API_KEY",)
+    assert settings.providers["groq"].keys == (config.Secret("a"),)
     assert settings.providers["simulator"].socket == "/s"
     assert list(settings.models) == ["route/demo"] and settings.models["route/demo"].chain == ("simulator/sim/demo",)
     assert set(config.default({}, "/s").providers) == {"simulator"}

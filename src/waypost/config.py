@@ -6,7 +6,9 @@ import os
 import pathlib
 import re
 import tomllib
-from collections.abc import Mapping
+import urllib.parse
+import zoneinfo
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -15,7 +17,7 @@ from waypost import providers
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]  # a day at most: TOML has inf, which no clock reaches
 Dollars = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,9})?$")]
 Window = Literal["minute", "hour", "day", "month"]
 T = TypeVar("T")
@@ -91,7 +93,7 @@ class Provider(Table, frozen=True):
 
     format: Literal["openai"] = "openai"
     base_url: str = ""
-    keys: tuple[str, ...] = ()  # env:NAME, file:PATH, or the secret itself
+    keys: tuple[Secret, ...] = ()  # in the file: env:NAME, file:PATH, or the secret itself
     timeouts: Timeouts = Timeouts()
     socket: str = ""  # a UNIX socket's path to connect to instead of the host in base_url
     ca: str = ""  # a PEM file of authorities to trust instead of the system's
@@ -159,7 +161,7 @@ def covers(pattern: str, name: str) -> bool:
 
 def parse_size(text: str) -> int:
     """`25MiB`, `512KiB`, `1048576` → bytes. Raises ValueError."""
-    match = re.fullmatch(r"(\d{1,12})\s*(B|KiB|MiB|GiB)?", text)
+    match = re.fullmatch(r"([0-9]{1,12})\s*(B|KiB|MiB|GiB)?", text)
     if match is None:
         raise ValueError(f"{text!r} is not a size: write 25MiB, 512KiB or a number of bytes")
     return int(match[1]) * {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[match[2]]
@@ -170,7 +172,7 @@ def parse_listen(text: str) -> tuple[str, int] | str:
     if text.startswith("unix:") and len(text) > 5:
         return text[5:]
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError(f"{text!r} is not an address: write HOST:PORT or unix:PATH")
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  an empty host is the operator's word for all
 
@@ -220,29 +222,39 @@ def parse(raw: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     for name in raw:
         if name not in TABLES and name not in NAMED_TABLES:
             raise ConfigError(f"[{name}]: no such table; known are {', '.join([*TABLES, *NAMED_TABLES])}")
-    fields: dict[str, Any] = {name: convert(raw.get(name, {}), struct, name) for name, struct in TABLES.items()}
+
+    def secret(kind: type, value: object) -> Secret:
+        assert kind is Secret
+        if not isinstance(value, str):
+            raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+        return read_secret(value, environment)
+
+    fields: dict[str, Any] = {name: convert(raw.get(name, {}), struct, name, secret) for name, struct in TABLES.items()}
     for name, struct in NAMED_TABLES.items():
         tables = raw.get(name, {})
         if not isinstance(tables, dict):
             raise ConfigError(f"[{name}]: expected tables [{name}.NAME]")
-        fields[name] = {key: convert(table, struct, f"{name}.{quoted(key)}") for key, table in tables.items()}
+        fields[name] = {key: convert(table, struct, f"{name}.{quoted(key)}", secret) for key, table in tables.items()}
     fields["plans"] = fields["plans"] or {"all": Plan()}
     config = Config(**fields)
     check_server(config)
     for name, provider in config.providers.items():
-        check_provider(name, provider, environment)
+        check_provider(name, provider)
     for name, model in config.models.items():
         check_model(name, model, config)
+    for name, plan in config.plans.items():
+        check_plan(name, plan)
     return config
 
 
-def convert(table: object, struct: type[T], where: str) -> T:
-    """One table → its struct. Raises ConfigError naming table and key."""
+def convert(table: object, struct: type[T], where: str, secret: Callable[[type, object], Secret]) -> T:
+    """One table → its struct; `secret` reads what is to be a Secret. Raises ConfigError naming table and key."""
     try:
-        return msgspec.convert(table, struct)
+        return msgspec.convert(table, struct, dec_hook=secret)
     except msgspec.ValidationError as error:
+        # "… - at `$.timeouts.connect`"; of a table's own keys "… - at `key` in `$.requests`"
         message, _, path = str(error).partition(" - at `")
-        key = path.strip("`").removeprefix("$").lstrip(".")
+        key = path.strip("`").removeprefix("key` in `").removeprefix("$").lstrip(".").removesuffix("[...]")
         unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
         if unknown is not None:
             known = f"; known are {', '.join(struct.__struct_fields__)}" if not key else ""  # type: ignore[attr-defined]
@@ -261,7 +273,7 @@ def check_server(config: Config) -> None:
             raise ConfigError(f"[server] {key}: {error}") from None
 
 
-def check_provider(name: str, provider: Provider, environment: Mapping[str, str]) -> None:
+def check_provider(name: str, provider: Provider) -> None:
     """What types cannot say about a provider."""
     where = f"[providers.{quoted(name)}]"
     if "/" in name or not name.isascii() or not name.isprintable():
@@ -269,15 +281,21 @@ def check_provider(name: str, provider: Provider, environment: Mapping[str, str]
     base_url = provider.base_url or (providers.BY_NAME[name].base_url if name in providers.BY_NAME else "")
     if not base_url:
         raise ConfigError(f"{where} base_url: missing, and {name!r} is not a provider that Waypost knows")
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", base_url):
-        raise ConfigError(f"{where} base_url: {base_url!r} is not http(s)://host[:port][/path]")
+    if not is_base_url(base_url):  # not printed: it may have a key in it
+        raise ConfigError(f"{where} base_url: not http(s)://host[:port][/path]; keys go into `keys`")
     if not provider.keys:
         raise ConfigError(f'{where} keys: at least one is needed, such as keys = ["env:NAME"]')
-    for number, key in enumerate(provider.keys):
-        try:
-            read_secret(key, environment)
-        except ValueError as error:
-            raise ConfigError(f"{where} keys[{number}]: {error}") from None
+
+
+def is_base_url(text: str) -> bool:
+    """`http(s)://host[:port][/path]` in printable ASCII, without a user, a query or a fragment."""
+    if not re.fullmatch(r"https?://[!-~]+", text) or re.search(r"[?#@\\]", text):
+        return False
+    try:
+        url = urllib.parse.urlsplit(text)
+        return bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
 
 
 def check_model(name: str, model: Model, config: Config) -> None:
@@ -292,6 +310,19 @@ def check_model(name: str, model: Model, config: Config) -> None:
         if provider not in config.providers:
             known = ", ".join(config.providers) or "none"
             raise ConfigError(f"{where} chain[{number}]: no provider {provider!r} is configured; there is {known}")
+
+
+def check_plan(name: str, plan: Plan) -> None:
+    """The time zone is one that this system knows."""
+    if plan.timezone == "UTC":  # known without a database of zones, which small systems lack
+        return
+    try:
+        zoneinfo.ZoneInfo(plan.timezone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        where = f"[plans.{quoted(name)}] timezone"
+        raise ConfigError(
+            f"{where}: {plan.timezone!r} is not a time zone of this system's, such as Europe/Berlin"
+        ) from None
 
 
 def quoted(key: str) -> str:

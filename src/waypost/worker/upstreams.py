@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import urllib.parse
 from collections.abc import Mapping
 
@@ -22,7 +21,18 @@ IMPROMPTU = 1000  # chains made for `provider/model` names that stand in no conf
 class Upstream:
     """One link of a chain: a provider's model, with everything but the body already rendered."""
 
-    __slots__ = ("_heads", "header", "model", "model_field", "name", "pool", "provider", "secrets", "timeouts")
+    __slots__ = (
+        "_heads",
+        "header",
+        "model",
+        "model_field",
+        "name",
+        "patience",
+        "pool",
+        "provider",
+        "secrets",
+        "timeouts",
+    )
 
     def __init__(self, provider: str, model: str, settings: config.Provider, secrets: list[str], pool: Pool) -> None:
         self.provider = provider
@@ -30,7 +40,8 @@ class Upstream:
         self.header = b"x-provider: %b\r\n" % provider.encode()
         self.model = model
         self.model_field = msgspec.Raw(msgspec.json.encode(model))
-        self.timeouts = settings.timeouts
+        self.timeouts = timeouts = settings.timeouts
+        self.patience = min(timeouts.first_byte, timeouts.idle, timeouts.total)  # the nearest of an attempt's limits
         self.pool = pool
         self.secrets = secrets  # so that no answer of theirs can carry one on
         url = urllib.parse.urlsplit(base_url(provider, settings) + "/chat/completions")
@@ -85,7 +96,7 @@ class Snapshot:
                     self.pools[target] = pools.get(target) or Pool(target, deadlines, names)
                 except OSError as error:
                     raise config.ConfigError(f"[providers.{name}] ca: {provider.ca}: {error}") from None
-            self._secrets[name] = [config.read_secret(key, os.environ).reveal() for key in provider.keys]
+            self._secrets[name] = [key.reveal() for key in provider.keys]
         self._chains = {
             name: [self._upstream(*link.split("/", 1)) for link in model.chain]
             for name, model in settings.models.items()
