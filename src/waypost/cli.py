@@ -49,35 +49,34 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     path, folder = find_config(config), find_data(data)
-    settings = load_config(path, folder)
-    address = listen or settings.server.listen
     try:
+        settings = read_to_serve(path, folder)
+        address = listen or settings.server.listen
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         parse_listen(address)
         sockets = supervisor.bind(address, workers or settings.server.workers or os.cpu_count() or 1)
     except (ConfigError, ValueError, OSError) as error:
         fail(str(error))
     simulator = None if path is not None else simulator_socket(folder)
-    greeter = greeting.Greeting(
-        folder, settings, greeting.address_of(sockets[0], settings), time.time, fresh=path is None
-    )
+    greeter = greeting.Greeting(folder, settings, greeting.address_of(sockets[0], settings), fresh=path is None)
     raise SystemExit(
         supervisor.Supervisor(
-            lambda: read_config(path, folder),
+            settings,
+            lambda: read_to_serve(path, folder),
             folder,
             sockets,
             path,
-            keeper=lambda parent: keep(folder, settings, parent),
+            keeper=lambda current, parent: keep(folder, path, current, parent),
             simulator=(lambda parent: simulate(simulator, parent)) if simulator is not None else None,
         ).run(greeter.send)
     )
 
 
-def keep(folder: Path, settings: Config, parent: int) -> None:
+def keep(folder: Path, path: Path | None, settings: Config, parent: int) -> None:
     """The keeper's process; its imports are its own."""
     from waypost.keeper.app import run_keeper
 
-    run_keeper(folder, list(settings.plans), parent)
+    run_keeper(folder, list(settings.plans), parent, read_plans=lambda: list(read_config(path, folder).plans))
 
 
 def simulate(socket: Path, parent: int) -> None:
@@ -254,6 +253,19 @@ def read_config(path: Path | None, folder: Path) -> Config:
     if path is not None:
         return config.load(path)
     return config.default(os.environ, str(simulator_socket(folder)))
+
+
+def read_to_serve(path: Path | None, folder: Path) -> Config:
+    """The same, with what it leans on tried: certificates, proxies. Raises ConfigError."""
+    from waypost.config import ConfigError
+    from waypost.worker.app import check
+
+    settings = read_config(path, folder)
+    try:
+        check(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}" if path is not None else str(error)) from None
+    return settings
 
 
 def load_config(path: Path | None, folder: Path) -> Config:

@@ -1,4 +1,4 @@
-"""Starts one keeper and the workers, restarts what dies, passes signals on, and drains on SIGTERM. Never carries traffic.
+"""Starts one keeper and the workers, restarts what dies, passes signals on, drains on SIGTERM; never carries traffic.
 
 It stays a plain single-threaded loop without asyncio, so that it can fork at any time.
 """
@@ -33,8 +33,20 @@ CANNOT_START = 78  # EX_CONFIG: a restart would not help
 class Child:
     """A process that is to be kept running."""
 
-    def __init__(self, name: str, run: Callable[[int], None], order: int) -> None:
-        """`run` gets the reading end of a pipe that closes when the supervisor dies; `order`: 0 stops last."""
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[int], None],
+        order: int,
+        sock: socket.socket | None = None,
+        reloads: bool = True,
+    ) -> None:
+        """`run` gets the reading end of a pipe that closes when the supervisor dies; `order`: 0 stops last.
+
+        `sock` is the listener it keeps; it loses those of others. `reloads`: it takes SIGHUP.
+        """
+        self.sock = sock
+        self.reloads = reloads
         self.name = name
         self.run = run
         self.order = order
@@ -49,13 +61,18 @@ class Supervisor:
 
     def __init__(
         self,
+        settings: config.Config,
         load: Callable[[], config.Config],
         data: pathlib.Path,
         sockets: list[socket.socket],
         watched: pathlib.Path | None,
-        keeper: Callable[[int], None],
+        keeper: Callable[[config.Config, int], None],
         simulator: Callable[[int], None] | None = None,
     ) -> None:
+        """`settings` is what `load` read at first; `watched` the file that it reads."""
+        self._settings = (
+            settings  # the last good one: a child that is started again begins with it, whatever the file says
+        )
         self._load = load
         self._data = data
         self._sockets = sockets
@@ -64,14 +81,14 @@ class Supervisor:
         self._alive, self._held = os.pipe()
         self._stopping = False
         self._failed = 0
-        self.children = [Child("keeper", keeper, 0)]
+        self.children = [Child("keeper", lambda parent: keeper(self._settings, parent), 0)]
         if simulator is not None:
-            self.children.append(Child("simulator", simulator, 0))
+            self.children.append(Child("simulator", simulator, 0, reloads=False))
         for number, sock in enumerate(sockets):
-            self.children.append(Child(f"worker {number + 1}", self._worker(number, sock), 1))
+            self.children.append(Child(f"worker {number + 1}", self._worker(number, sock), 1, sock))
 
     def _worker(self, number: int, sock: socket.socket) -> Callable[[int], None]:
-        return lambda parent: run_worker(self._load, self._data, sock, parent, number + 1)
+        return lambda parent: run_worker(self._settings, self._load, self._data, sock, parent, number + 1)
 
     def run(self, on_started: Callable[[], None]) -> int:
         """Until SIGTERM or SIGINT; the exit code."""
@@ -104,7 +121,11 @@ class Supervisor:
         code = 1
         try:
             os.close(self._held)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            for sock in self._sockets:
+                if sock is not child.sock:  # a listener that stays open anywhere goes on taking connections
+                    sock.close()
+            # SIGHUP stays blocked until the child can read the configuration again; before, it would be its end.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, set(SIGNALS) - {signal.SIGHUP})
             os.setsid()  # a Ctrl-C reaches the supervisor alone, which then drains
             child.run(self._alive)
             code = 0
@@ -160,28 +181,26 @@ class Supervisor:
             self._reload()
 
     def _reload(self) -> None:
-        """Valid as a whole or not at all: the workers are told only after it has been read without an error here."""
+        """Valid as a whole or not at all: the others are told only after it has been read without an error here."""
         self._modified = modified(self._watched)
         try:
-            self._load()
+            self._settings = self._load()
         except config.ConfigError as error:
             log.error("the configuration stays as it was: %s", error)
             return
         log.warning("the configuration has been read again")
         for child in self.children:
-            if child.order == 1 and child.pid:
+            if child.reloads and child.pid:
                 os.kill(child.pid, signal.SIGHUP)
 
     def _stop(self) -> int:
         """Drain: workers first, the keeper when they are done; what does not end in time is killed."""
         for sock in self._sockets:
             sock.close()
-        drain = self._load_drain()
-        for order, grace in ((1, drain + KILL_AFTER), (0, KILL_AFTER)):
+        for order, grace in ((1, self._settings.server.drain + KILL_AFTER), (0, KILL_AFTER)):
             deadline = time.monotonic() + grace
             self._signal(order, signal.SIGTERM)
-            while any(child.pid and child.order == order for child in self.children):
-                self._reap()
+            while self._remaining(order):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     self._signal(order, signal.SIGKILL)
@@ -191,11 +210,9 @@ class Supervisor:
                     self._signal(order, signal.SIGKILL)  # asked a second time: at once
         return self._failed
 
-    def _load_drain(self) -> float:
-        try:
-            return self._load().server.drain
-        except config.ConfigError:
-            return config.Server().drain
+    def _remaining(self, order: int) -> bool:
+        self._reap()
+        return any(child.pid and child.order == order for child in self.children)
 
     def _signal(self, order: int, number: signal.Signals) -> None:
         for child in self.children:

@@ -251,7 +251,7 @@ def test_accounts_are_created_moved_disabled_and_listed():
     assert replies[1] == Failed("INVALID_REQUEST", "account 'ann' exists already, on plan 'free'")
     assert replies[3] == AccountRecord(1, "ann", "max", False, NOW, 1)
     assert replies[4] == AccountRecord(1, "ann", "max", True, NOW, 1)
-    assert "is disabled; to enable it: waypost accounts set ann --no-disabled" in replies[5].message
+    assert "is disabled; to enable it: waypost accounts set ann --enabled" in replies[5].message
     assert replies[6].disabled is False
     assert "nothing to change" in replies[7].message
     assert replies[8].code == "NOT_FOUND" and "no account 'bob'" in replies[8].message

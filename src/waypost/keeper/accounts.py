@@ -108,6 +108,10 @@ class Accounts:
             ListAccounts: self._list_accounts,
         }
 
+    def adopt(self, plans: Sequence[str]) -> None:
+        """The config has been read again: these are the names that it knows now."""
+        self._plans = tuple(plans)
+
     async def answer(self, message: AnyMessage) -> Outcome:
         """Carry out one message. Never raises for what callers or the database do: the reply is then `Failed`."""
         operation = self._operations.get(type(message))
@@ -323,7 +327,7 @@ def _check_fit_for_key(account: AnyRow, plan: str | None) -> None:
         raise Refused(
             "INVALID_REQUEST",
             f"account {account.name!r} is disabled; "
-            f"to enable it: waypost accounts set {shlex.quote(account.name)} --no-disabled",
+            f"to enable it: waypost accounts set {shlex.quote(account.name)} --enabled",
         )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import uvloop
 
+from waypost.config import ConfigError
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.folder import FolderUnusable, database_path, taken
 from waypost.keeper.link import Links
@@ -43,21 +44,29 @@ def run_keeper(
     plans: Sequence[str],
     parent: int | None = None,
     on_ready: Callable[[], None] | None = None,
+    read_plans: Callable[[], Sequence[str]] | None = None,
 ) -> None:
     """Be the keeper of `data` until SIGTERM, SIGINT, or the end of file on the descriptor `parent`.
 
-    `on_ready` is called once, when links are being answered. Exits with `CANNOT_START` and a sentence on standard error
-    if the data folder or the database cannot be used.
+    `on_ready` is called once, when links are being answered. On SIGHUP, `read_plans` gives the names of the plans anew,
+    or raises config.ConfigError and they stay; SIGHUP may be blocked until then. Exits with `CANNOT_START` and a sentence
+    on standard error if the data folder or the database cannot be used.
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_keep(data, plans, parent, on_ready or (lambda: None)))
+            runner.run(_keep(data, plans, parent, on_ready or (lambda: None), read_plans))
     except CannotStart as error:
         print(f"waypost keeper: {error}", file=sys.stderr)
         raise SystemExit(CANNOT_START) from None
 
 
-async def _keep(data: pathlib.Path, plans: Sequence[str], parent: int | None, on_ready: Callable[[], None]) -> None:
+async def _keep(
+    data: pathlib.Path,
+    plans: Sequence[str],
+    parent: int | None,
+    on_ready: Callable[[], None],
+    read_plans: Callable[[], Sequence[str]] | None,
+) -> None:
     path = socket_path(data)
     if is_too_long(path):
         raise CannotStart(
@@ -68,7 +77,10 @@ async def _keep(data: pathlib.Path, plans: Sequence[str], parent: int | None, on
         async with taken(data, PATIENCE_SECONDS, give_up=lambda: _is_served(path)):
             database = await open_sqlite(database_path(data))
             try:
-                await _serve(path, Links(Accounts(database, plans, time.time)), parent, on_ready)
+                accounts = Accounts(database, plans, time.time)
+                if read_plans is not None:
+                    _reload_on_hangup(accounts, read_plans)
+                await _serve(path, Links(accounts), parent, on_ready)
             finally:
                 await database.close()
     except (FolderUnusable, UnusableDatabase) as error:
@@ -90,6 +102,17 @@ async def _serve(path: pathlib.Path, links: Links, parent: int | None, on_ready:
         await stop.wait()
         server.close()
         await links.close(GRACE_SECONDS)
+
+
+def _reload_on_hangup(accounts: Accounts, read_plans: Callable[[], Sequence[str]]) -> None:
+    def reload() -> None:
+        try:
+            accounts.adopt(read_plans())
+        except ConfigError as error:
+            logger.error("the plans stay as they were: %s", error)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def _stop_at_end(parent: int, stop: asyncio.Event) -> None:

@@ -9,7 +9,6 @@ import os
 import pathlib
 import signal
 import socket
-import ssl
 import time
 from collections.abc import Callable
 
@@ -23,16 +22,17 @@ from waypost.http.server import Exchange, Server
 from waypost.http.timers import Deadlines
 from waypost.ids import Minter
 from waypost.link import socket_path
-from waypost.worker import catalogue, routes
+from waypost.worker import catalogue, certificates, routes
 from waypost.worker.answers import refuse
 from waypost.worker.identity import Identities
 from waypost.worker.link import Link
-from waypost.worker.upstreams import Snapshot
+from waypost.worker.upstreams import Snapshot, find_target
 from waypost.worker.walk import Walk
 
 log = logging.getLogger("waypost.worker")
 
 DRAIN_MARGIN = 2.0  # seconds after the drain in which cut requests may still be told so
+FIRST_LINK = 5.0  # seconds that a starting worker waits for the keeper before it listens all the same
 
 
 class Worker:
@@ -102,7 +102,8 @@ class Worker:
     async def run(self, sock: socket.socket, stop: asyncio.Event, grace: float) -> None:
         """Serve until `stop`, then drain for `grace` seconds."""
         self.link.start()
-        await self.server.listen(sock, tls_context(self.snapshot.settings.server.tls))
+        await self._wait_for_keeper(stop)
+        await self.server.listen(sock, certificates.listener_context(self.snapshot.settings.server.tls))
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again
         gc.set_threshold(50_000, 20, 50)
@@ -115,33 +116,39 @@ class Worker:
         self.names.close()
         self.deadlines.close()
 
+    async def _wait_for_keeper(self, stop: asyncio.Event) -> None:
+        """So that whoever connects first is not told that keys cannot be checked; /readyz tells a keeper's absence."""
+        waits = [asyncio.ensure_future(self.link.wait_connected(FIRST_LINK)), asyncio.ensure_future(stop.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
-def tls_context(tls: config.TLS | None) -> ssl.SSLContext | None:
-    """The listener's context. Raises config.ConfigError."""
-    if tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-    except OSError as error:
-        raise config.ConfigError(f"[server] tls: the certificate or key cannot be used: {error}") from None
-    return context
+
+def check(settings: config.Config) -> None:
+    """What a configuration leans on outside of itself: certificates, proxies. Raises config.ConfigError."""
+    certificates.listener_context(settings.server.tls)
+    for name, provider in settings.providers.items():
+        find_target(name, provider)
+        certificates.check_authorities(name, provider.ca)
 
 
 def run_worker(
-    load: Callable[[], config.Config], data: pathlib.Path, sock: socket.socket, parent: int, number: int
+    settings: config.Config,
+    load: Callable[[], config.Config],
+    data: pathlib.Path,
+    sock: socket.socket,
+    parent: int,
+    number: int,
 ) -> None:
     """Be a worker until SIGTERM, or until the supervisor at the other end of the pipe `parent` is gone.
 
-    `load` reads the configuration; it is called again on SIGHUP, and what it raises then changes nothing.
+    On SIGHUP, `load` reads the configuration again; what it raises changes nothing. SIGHUP may be blocked until then.
     """
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        settings = load()
         worker = Worker(settings, data, number)
 
         def reload() -> None:
@@ -153,6 +160,7 @@ def run_worker(
         for number_ in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number_, stop.set)
         loop.add_signal_handler(signal.SIGHUP, reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # what came meanwhile is heard now
         os.set_blocking(parent, False)
         loop.add_reader(parent, stop.set)  # nothing is ever written: readable means closed
         await worker.run(sock, stop, settings.server.drain)

@@ -13,13 +13,13 @@ from waypost.link import AnyMessage, Failed, Forget, ForgetAll, Framed, Hello, L
 logger = logging.getLogger("waypost.worker")
 
 FIRST_DELAY = 0.01
-LAST_DELAY = 1.0
+LAST_DELAY = 0.1
 """Seconds between attempts to connect: doubled from the first to the last, each times 0.5 to 1.5 by the dice."""
 
 HELLO_SECONDS = 2.0
 
-ANNOUNCED_DELAY = 0.5
-"""An outage is logged once the attempts have become this rare: half a second into it."""
+ANNOUNCED = 1.0
+"""Seconds of an outage after which it is logged: more than keeper and worker take to start side by side."""
 
 
 class KeeperUnavailable(Exception):
@@ -91,6 +91,8 @@ class Link:
 
     async def _stay_connected(self) -> None:
         delay = FIRST_DELAY
+        clock = asyncio.get_running_loop().time
+        since = clock()
         while True:
             try:
                 await self._connect()
@@ -100,7 +102,9 @@ class Link:
                 delay = FIRST_DELAY
                 await self._lost.wait()
                 self._complaint = "the connection was lost"
-            self._announce(delay)
+                since = clock()
+            if clock() - since >= ANNOUNCED:
+                self._announce()
             await asyncio.sleep(delay * (0.5 + self._dice()))
             delay = min(delay * 2, LAST_DELAY)
 
@@ -139,8 +143,7 @@ class Link:
             self._up.clear()
             self._lost.set()
 
-    def _announce(self, delay: float) -> None:
-        # Once per outage, not per attempt; and not while keeper and worker are merely starting side by side.
-        if not self._is_announced and delay >= ANNOUNCED_DELAY:
+    def _announce(self) -> None:
+        if not self._is_announced:  # once per outage, not per attempt
             self._is_announced = True
             logger.warning("the link to the keeper is down: %s", self._complaint)

@@ -25,8 +25,8 @@ Answerer = Callable[["Worker", Exchange, Identity], None]
 class Route(msgspec.Struct, frozen=True):
     """`path` ends in `/*` where the rest names an object. What `permission` asks for is checked in the handler.
 
-    `public`: anyone; `key`: any good key; `inference`: a key that may infer, checked inside of the walk, where the order
-    of refusals is part of the contract.
+    `public`: anyone; `key`: any good key; `inference`: a key that may infer, checked inside of the walk, where the
+    order of refusals is part of the contract.
     """
 
     method: Literal["GET", "POST"]

@@ -1,0 +1,154 @@
+"""The price list: which providers serve a native model id, and what is known of a provider's model.
+
+The list is the genai-prices package: what it matches, it matches by its own rules. Importing it takes a quarter of a
+second and some 27 MB, so it is loaded when it is first asked for, in a thread, and in the keeper alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from waypost import providers
+from waypost.link import Failed, FindNative, ListNatives, NativeRecord, NativeRecords
+
+logger = logging.getLogger("waypost.keeper")
+
+PAGE = 1000
+"""Rows in one answer: some 200 kB of a frame's 4 MiB."""
+
+CENTS_PLACES = Decimal("1e-9")
+"""Prices are kept to nine places, as the configuration takes them; the list's own noise of floats ends there."""
+
+
+class Prices:
+    """Answers messages by the price list. `clock` gives seconds since 1970 UTC: some prices have an hour or a date."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._list: PriceList | Failed | None = None
+        self._turn = asyncio.Lock()
+
+    async def answer(self, message: FindNative | ListNatives) -> NativeRecords | Failed:
+        """One answer, made in a thread. `Failed` UNAVAILABLE if the list cannot be imported."""
+        async with self._turn:
+            return await asyncio.to_thread(self._answer, message)
+
+    def _answer(self, message: FindNative | ListNatives) -> NativeRecords | Failed:
+        if self._list is None:
+            try:
+                self._list = PriceList()
+            except ImportError as error:
+                logger.error("the price list cannot be loaded, so native model ids are not known: %s", error)
+                self._list = Failed("UNAVAILABLE", f"the price list (genai-prices) cannot be loaded: {error}")
+        if isinstance(self._list, Failed):
+            return self._list
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        if isinstance(message, FindNative):
+            return NativeRecords(self._list.find(message.model, message.providers, now))
+        rows = self._list.listing(message.providers, now)
+        end = message.after + PAGE
+        return NativeRecords(rows[message.after : end], end if end < len(rows) else None)
+
+
+class PriceList:
+    """The list itself, by our names of providers. Names that it does not know serve nothing."""
+
+    def __init__(self) -> None:
+        """Raises ImportError."""
+        from genai_prices import data_snapshot
+
+        listed = {provider.id: provider for provider in data_snapshot.get_snapshot().providers}
+        self._listed = {row.name: listed[row.listed] for row in providers.TABLE if row.listed in listed}
+        self._catalogues: dict[str, Catalogue] = {}
+
+    def find(self, model: str, names: Sequence[str], now: datetime) -> tuple[NativeRecord, ...]:
+        """A record for each provider that serves `model`, in the order of `names`.
+
+        The list's rules name ids in full, or take anything that begins like one. One provider's full id goes before
+        others' beginnings, and `maker/model` before a rule that takes it for `model`: or a router's own ids would go to
+        whoever makes something of that name.
+        """
+        catalogues = {name: found for name in names if (found := self._catalogue(name)) is not None}
+        wanted = model.lower()
+        named = {name: catalogue.named[wanted] for name, catalogue in catalogues.items() if wanted in catalogue.named}
+        alike = {name: own for name, own in named.items() if ("/" in own[0]) == ("/" in model)}
+        if named:
+            return tuple(record(model, name, *own, now) for name, own in (alike or named).items())
+        loose = {name: catalogue.provider.find_model(wanted) for name, catalogue in catalogues.items()}
+        return tuple(record(model, name, model, info, now) for name, info in loose.items() if info is not None)
+
+    def listing(self, names: Sequence[str], now: datetime) -> tuple[NativeRecord, ...]:
+        """What `find` says of every id that some provider lists, of chat models that are not deprecated."""
+        rows: list[NativeRecord] = []
+        seen: set[str] = set()
+        for name in names:
+            catalogue = self._catalogue(name)
+            for model in catalogue.ids if catalogue is not None else ():
+                if model.lower() not in seen:
+                    seen.add(model.lower())
+                    rows += [row for row in self.find(model, names, now) if not row.deprecated]
+        return tuple(rows)
+
+    def _catalogue(self, name: str) -> Catalogue | None:
+        if name not in self._catalogues and name in self._listed:
+            self._catalogues[name] = Catalogue(self._listed[name])
+        return self._catalogues.get(name)
+
+
+class Catalogue:
+    """One provider's models. `provider` is the list's.
+
+    `named`: every id that a rule has in full, in lower case → (the id to send, the model). `ids`: one id for each chat
+    model that is not deprecated.
+    """
+
+    def __init__(self, provider: Any) -> None:
+        self.provider = provider
+        self.named: dict[str, tuple[str, Any]] = {}
+        self.ids: list[str] = []
+        for model in provider.models:
+            own = [text for text in (model.id, *full_ids(model.match)) if provider.find_model(text) is model]
+            for text in own:
+                self.named.setdefault(text.lower(), (text, model))
+            if own and not model.deprecated and is_chat(model):
+                self.ids.append(own[0])  # an id that its own rules refuse is the list's, not the provider's
+
+
+def full_ids(match: Any) -> Iterator[str]:
+    """The ids that a rule has in full."""
+    for clause in getattr(match, "or_", [match]):
+        if hasattr(clause, "equals"):
+            yield clause.equals
+
+
+def is_chat(model: Any) -> bool:
+    """Does it take text and give text? The list does not say; what costs, but not by both, is something else."""
+    prices = vars(model.prices[0].prices if isinstance(model.prices, list) else model.prices)
+    costs = {name for name, price in prices.items() if price is not None}
+    return not costs or {"input_mtok", "output_mtok"} <= costs
+
+
+def record(asked: str, name: str, native: str, model: Any, now: datetime) -> NativeRecord:
+    """What the list says of one provider's model."""
+    prices = model.get_prices(now)
+    return NativeRecord(
+        asked,
+        name,
+        native,
+        model.context_window,
+        dollars(prices.input_mtok),
+        dollars(prices.output_mtok),
+        dollars(prices.cache_read_mtok),
+        bool(model.deprecated),
+    )
+
+
+def dollars(price: Any) -> str | None:
+    """USD per million tokens as a decimal string; of a price in tiers, the first tier's."""
+    amount: Decimal | None = getattr(price, "base", price)
+    return None if amount is None else format(amount.quantize(CENTS_PLACES).normalize(), "f")
