@@ -15,8 +15,11 @@ from cyclopts import Parameter
 from waypost import __version__
 
 if TYPE_CHECKING:
-    from waypost.config import Config
-    from waypost.link import AnyMessage
+    from collections.abc import Sequence
+
+    from waypost.config import Config, Price
+    from waypost.link import AnyMessage, NativeRecord
+    from waypost.worker.catalogue import Facts
 
 app = cyclopts.App(
     "waypost", version=__version__, help="An OpenAI-compatible router for language models that you run yourself."
@@ -103,18 +106,45 @@ def sim(
 
 @app.command
 def models(*, config: ConfigOption = None, data: DataOption = None) -> None:
-    """List the configured models and their chains."""
+    """List the models: the configured ones and their chains, and the native ones of known providers."""
+    import asyncio
+
     from rich.table import Table
 
-    settings = load_config(find_config(config), find_data(data))
+    folder = find_data(data)
+    settings = load_config(find_config(config), folder)
+    facts = asyncio.run(learn_facts(settings, folder))
     table = Table("model", "chain", "context", "input $/M", "output $/M", box=None, header_style="bold")
-    for name, model in settings.models.items():
-        price = model.price
-        context = "" if model.context is None else f"{model.context:,}"
+
+    def add(name: str, chain: Sequence[str], context: int | None, price: Price | NativeRecord | None) -> None:
         table.add_row(
-            name, " → ".join(model.chain), context, price.input if price else "", price.output if price else ""
+            name,
+            " → ".join(chain),
+            "" if context is None else f"{context:,}",
+            price.input if price else "",
+            price.output if price else "",
         )
+
+    for name, model in settings.models.items():
+        record = facts.configured.get(name)
+        add(name, model.chain, model.context or (record.context if record else None), model.price or record)
+    for name, records in facts.natives.items():
+        add(name, [f"{record.provider}/{record.id}" for record in records], records[0].context, records[0])
     show(table)
+
+
+async def learn_facts(settings: Config, folder: Path) -> Facts:
+    """What the price list knows; nothing, and a line on standard error, where it cannot be asked."""
+    from waypost.keeper.direct import price_list
+    from waypost.link import LinkError, LinkLost
+    from waypost.worker.catalogue import Facts, NoFacts, learn
+
+    try:
+        async with price_list(folder) as ask_list:
+            return await learn(settings, ask_list)
+    except (NoFacts, LinkLost, LinkError, TimeoutError) as error:
+        print(f"waypost: shown without the price list: {error}", file=sys.stderr)
+        return Facts()
 
 
 @keys.command(name="create")

@@ -180,6 +180,47 @@ class AccountRecords(Message, frozen=True):
     after: int | None = None
 
 
+# Models
+
+
+class FindNative(Message, frozen=True):
+    """Which of `providers` serve the model that they call `model`? Answered by `NativeRecords`, none if none does."""
+
+    model: str
+    providers: tuple[str, ...]
+
+
+class ListNatives(Message, frozen=True):
+    """The models of `providers` that the price list knows, from row `after` on. Answered by `NativeRecords`."""
+
+    providers: tuple[str, ...]
+    after: int = 0
+
+
+class NativeRecord(Message, frozen=True):
+    """What the price list says of one provider's model.
+
+    `model` is the name that was asked for or is listed, `id` what to call it at the provider. `context` is in tokens,
+    prices are in USD per million tokens; what the list does not know is None.
+    """
+
+    model: str
+    provider: str
+    id: str
+    context: int | None
+    input: str | None
+    output: str | None
+    cache_read: str | None
+    deprecated: bool
+
+
+class NativeRecords(Message, frozen=True):
+    """A page of records, those of one model together; `after` is what to ask the next page with, None on the last."""
+
+    rows: tuple[NativeRecord, ...]
+    after: int | None = None
+
+
 AnyMessage = (
     Hello
     | Welcome
@@ -199,6 +240,10 @@ AnyMessage = (
     | ListAccounts
     | AccountRecord
     | AccountRecords
+    | FindNative
+    | ListNatives
+    | NativeRecord
+    | NativeRecords
     | None
 )
 

@@ -11,7 +11,8 @@ import msgspec
 class Provider(msgspec.Struct, frozen=True):
     """`format` names a module of `formats/`; `key` is the environment variable its SDK reads.
 
-    `prices` is the provider's id in the genai-prices list, where that differs from its name here.
+    `prices` is the provider's id in the genai-prices list where that differs from its name here, None where the list
+    does not have it.
     `idle` is how long, in seconds, a connection may be kept unused.
     """
 
@@ -19,8 +20,13 @@ class Provider(msgspec.Struct, frozen=True):
     base_url: str
     key: str
     format: str = "openai"
-    prices: str = ""
+    prices: str | None = ""
     idle: float = 30.0
+
+    @property
+    def listed(self) -> str | None:
+        """Its id in the price list, if it has one."""
+        return self.prices if self.prices is None else self.prices or self.name
 
 
 TABLE: tuple[Provider, ...] = (
@@ -36,11 +42,11 @@ TABLE: tuple[Provider, ...] = (
     Provider("cerebras", "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
     Provider("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY", prices="moonshotai"),
     Provider("zhipu", "https://api.z.ai/api/paas/v4", "ZAI_API_KEY", prices="zai"),
-    Provider("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY", prices="qwen"),
+    Provider("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY", prices=None),
     Provider("minimax", "https://api.minimax.io/v1", "MINIMAX_API_KEY"),
-    Provider("sambanova", "https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY"),
-    Provider("nvidia", "https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
-    Provider("huggingface", "https://router.huggingface.co/v1", "HF_TOKEN"),
+    Provider("sambanova", "https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY", prices=None),
+    Provider("nvidia", "https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY", prices=None),
+    Provider("huggingface", "https://router.huggingface.co/v1", "HF_TOKEN", prices=None),
 )
 
 BY_NAME: dict[str, Provider] = {row.name: row for row in TABLE}

@@ -19,6 +19,7 @@ from waypost.config import ConfigError
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.folder import FolderUnusable, database_path, taken
 from waypost.keeper.link import Links
+from waypost.keeper.prices import Prices
 from waypost.keeper.store.database import UnusableDatabase
 from waypost.keeper.store.sqlite import open_sqlite
 from waypost.link import MAX_SOCKET_PATH, is_too_long, socket_path
@@ -80,7 +81,7 @@ async def _keep(
                 accounts = Accounts(database, plans, time.time)
                 if read_plans is not None:
                     _reload_on_hangup(accounts, read_plans)
-                await _serve(path, Links(accounts), parent, on_ready)
+                await _serve(path, Links(accounts, Prices(time.time)), parent, on_ready)
             finally:
                 await database.close()
     except (FolderUnusable, UnusableDatabase) as error:

@@ -15,12 +15,14 @@ from waypost.link import (
     AccountRecords,
     AnyMessage,
     Failed,
+    FindNative,
     Framed,
     KeyRecords,
     LinkError,
     LinkLost,
     ListAccounts,
     ListKeys,
+    ListNatives,
     is_too_long,
     socket_path,
 )
@@ -45,6 +47,26 @@ async def administer(data: pathlib.Path, plans: Sequence[str], message: AnyMessa
         return Failed("UNAVAILABLE", str(error))
     except (LinkLost, TimeoutError):
         return Failed("UNAVAILABLE", f"the keeper of {data} did not answer; whether the change was made is not known")
+
+
+@asynccontextmanager
+async def price_list(data: pathlib.Path) -> AsyncIterator[Callable[[FindNative | ListNatives], Awaitable[AnyMessage]]]:
+    """The way to ask the price list: through the keeper if one runs, by loading the list itself if none does.
+
+    Asking raises LinkLost or TimeoutError when the keeper does not answer.
+    """
+    peer = await _connect(socket_path(data))
+    if peer is None:
+        import time
+
+        from waypost.keeper.prices import Prices
+
+        yield Prices(time.time).answer
+        return
+    try:
+        yield functools.partial(peer.call, timeout=CALL_SECONDS)
+    finally:
+        peer.close()
 
 
 async def _ask_in_full(ask: Ask, message: AnyMessage) -> AnyMessage:

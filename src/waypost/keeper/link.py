@@ -7,7 +7,19 @@ import logging
 from collections.abc import Sequence
 
 from waypost.keeper.accounts import Accounts
-from waypost.link import PROTOCOL, AnyMessage, Failed, Forget, ForgetAll, Framed, Hello, Welcome
+from waypost.keeper.prices import Prices
+from waypost.link import (
+    PROTOCOL,
+    AnyMessage,
+    Failed,
+    FindNative,
+    Forget,
+    ForgetAll,
+    Framed,
+    Hello,
+    ListNatives,
+    Welcome,
+)
 
 logger = logging.getLogger("waypost.keeper")
 
@@ -18,8 +30,9 @@ FLUSH_SECONDS = 1.0
 class Links:
     """Every connection to the keeper: workers (they said `Hello`) and commands (they did not)."""
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Accounts, prices: Prices) -> None:
         self._accounts = accounts
+        self._prices = prices
         self._open: set[Framed] = set()
         self._workers: dict[Framed, int] = {}
         self._answers: set[asyncio.Task[None]] = set()
@@ -71,6 +84,8 @@ class Links:
         try:
             if isinstance(message, Hello):
                 reply = await self._welcome(peer, message)
+            elif isinstance(message, FindNative | ListNatives):
+                reply = await self._prices.answer(message)
             else:
                 outcome = await self._accounts.answer(message)
                 if outcome.pushes:

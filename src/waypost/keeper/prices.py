@@ -21,8 +21,8 @@ logger = logging.getLogger("waypost.keeper")
 PAGE = 1000
 """Rows in one answer: some 200 kB of a frame's 4 MiB."""
 
-CENTS_PLACES = Decimal("1e-9")
-"""Prices are kept to nine places, as the configuration takes them; the list's own noise of floats ends there."""
+NINE_PLACES = Decimal("1e-9")
+"""What the configuration takes too; below it the list has nothing but the noise of floats."""
 
 
 class Prices:
@@ -69,18 +69,18 @@ class PriceList:
     def find(self, model: str, names: Sequence[str], now: datetime) -> tuple[NativeRecord, ...]:
         """A record for each provider that serves `model`, in the order of `names`.
 
-        The list's rules name ids in full, or take anything that begins like one. One provider's full id goes before
-        others' beginnings, and `maker/model` before a rule that takes it for `model`: or a router's own ids would go to
-        whoever makes something of that name.
+        The list's rules name ids in full, or take whatever begins like one. Where some provider has the full id, the
+        others' mere likenesses don't count: or a model would be sought at everyone who makes something of that name.
         """
-        catalogues = {name: found for name in names if (found := self._catalogue(name)) is not None}
+        catalogues = {name: listed for name in names if (listed := self._catalogue(name)) is not None}
         wanted = model.lower()
-        named = {name: catalogue.named[wanted] for name, catalogue in catalogues.items() if wanted in catalogue.named}
-        alike = {name: own for name, own in named.items() if ("/" in own[0]) == ("/" in model)}
-        if named:
-            return tuple(record(model, name, *own, now) for name, own in (alike or named).items())
-        loose = {name: catalogue.provider.find_model(wanted) for name, catalogue in catalogues.items()}
-        return tuple(record(model, name, model, info, now) for name, info in loose.items() if info is not None)
+        found = {
+            name: own for name, catalogue in catalogues.items() if (own := catalogue.named.get(wanted)) is not None
+        }
+        if not found:
+            likenesses = {name: catalogue.provider.find_model(wanted) for name, catalogue in catalogues.items()}
+            found = {name: (model, likeness) for name, likeness in likenesses.items() if likeness is not None}
+        return tuple(record(model, name, *own, now) for name, own in found.items())
 
     def listing(self, names: Sequence[str], now: datetime) -> tuple[NativeRecord, ...]:
         """What `find` says of every id that some provider lists, of chat models that are not deprecated."""
@@ -112,11 +112,15 @@ class Catalogue:
         self.named: dict[str, tuple[str, Any]] = {}
         self.ids: list[str] = []
         for model in provider.models:
+            # An id that the model's own rule refuses is the list's and not the provider's; one with a dash at its end
+            # is the beginning of many.
             own = [text for text in (model.id, *full_ids(model.match)) if provider.find_model(text) is model]
+            own = [text for text in own if not text.endswith("-")]
             for text in own:
-                self.named.setdefault(text.lower(), (text, model))
+                if ("/" in text) == ("/" in own[0]):  # or it is what a router calls this provider's model
+                    self.named.setdefault(text.lower(), (text, model))
             if own and not model.deprecated and is_chat(model):
-                self.ids.append(own[0])  # an id that its own rules refuse is the list's, not the provider's
+                self.ids.append(own[0])
 
 
 def full_ids(match: Any) -> Iterator[str]:
@@ -151,4 +155,4 @@ def record(asked: str, name: str, native: str, model: Any, now: datetime) -> Nat
 def dollars(price: Any) -> str | None:
     """USD per million tokens as a decimal string; of a price in tiers, the first tier's."""
     amount: Decimal | None = getattr(price, "base", price)
-    return None if amount is None else format(amount.quantize(CENTS_PLACES).normalize(), "f")
+    return None if amount is None else format(amount.quantize(NINE_PLACES).normalize(), "f")

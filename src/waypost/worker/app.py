@@ -22,10 +22,12 @@ from waypost.http.server import Exchange, Server
 from waypost.http.timers import Deadlines
 from waypost.ids import Minter
 from waypost.link import socket_path
-from waypost.worker import catalogue, certificates, routes
+from waypost.worker import certificates, routes
 from waypost.worker.answers import refuse
+from waypost.worker.catalogue import Catalogue
 from waypost.worker.identity import Identities
 from waypost.worker.link import Link
+from waypost.worker.natives import Natives
 from waypost.worker.upstreams import Snapshot, find_target
 from waypost.worker.walk import Walk
 
@@ -46,13 +48,16 @@ class Worker:
         self.names = Names(self.deadlines)
         self.link = Link(socket_path(data), lambda digest: self.identities.forget(digest), worker=number)
         self.identities = Identities(self.link)
+        self.natives = Natives(self.link)
+        self.catalogue = Catalogue(self.link, self.natives)
         self.walks: set[Walk] = set()
         self._adopt(settings, Snapshot(settings, {}, self.deadlines, self.names))
         self.server = Server(self, Limits(body=settings.max_body), self.deadlines, self.clock)
 
     def _adopt(self, settings: config.Config, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.catalogue = catalogue.cards(settings, int(time.time()))
+        self.natives.forget()
+        self.catalogue.adopt(settings)
         self.error_format = settings.server.error_format
         self.origins = frozenset(origin.encode() for origin in settings.server.cors)
         self.keepalive = float(settings.server.keepalive)
@@ -104,6 +109,7 @@ class Worker:
         self.link.start()
         await self._wait_for_keeper(stop)
         await self.server.listen(sock, certificates.listener_context(self.snapshot.settings.server.tls))
+        self.catalogue.start()
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again
         gc.set_threshold(50_000, 20, 50)
@@ -112,6 +118,7 @@ class Worker:
             for walk in list(self.walks):
                 walk.cancel()
             await self.server.drain(DRAIN_MARGIN)
+        self.catalogue.close()
         await self.link.close()
         self.names.close()
         self.deadlines.close()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from waypost.worker.app import Worker
 
 Handler = Callable[["Worker", Exchange], Coroutine[Any, None, None]]
-Answerer = Callable[["Worker", Exchange, Identity], None]
+Answerer = Callable[["Worker", Exchange, Identity], Coroutine[Any, None, None]]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -50,11 +50,11 @@ def keyed(method: Literal["GET", "POST"], path: str, answerer: Answerer) -> Rout
     async def handler(worker: Worker, exchange: Exchange) -> None:
         try:
             identity = worker.identities.known(exchange.head) or await worker.identities.identify(exchange.head)
-            answerer(worker, exchange, identity)
+            await answerer(worker, exchange, identity)
         except Refusal as refusal:
             worker.refuse(exchange, refusal)
         except asyncio.CancelledError:
-            exchange.cut()  # the caller hung up while its key was being looked up
+            exchange.cut()  # the caller hung up while its key or its model was being looked up
 
     return Route(method, path, "key", handler)
 
@@ -70,18 +70,19 @@ def readyz(worker: Worker, exchange: Exchange) -> None:
     exchange.respond(503 if why_not else 200, TEXT, (why_not or "ready").encode() + b"\n")
 
 
-def list_models(worker: Worker, exchange: Exchange, identity: Identity) -> None:
+async def list_models(worker: Worker, exchange: Exchange, identity: Identity) -> None:
     """`GET /v1/models`: what the caller's plan allows, as OpenAI lists it."""
-    data = [card for name, card in worker.catalogue.items() if worker.snapshot.allows(identity.plan, name)]
+    data = [card for name, card in worker.catalogue.cards.items() if worker.snapshot.allows(identity.plan, name)]
     answer(worker, exchange, {"object": "list", "data": data})
 
 
-def show_model(worker: Worker, exchange: Exchange, identity: Identity) -> None:
+async def show_model(worker: Worker, exchange: Exchange, identity: Identity) -> None:
     """`GET /v1/models/{id}`; an id may have slashes, plain or as %2F."""
-    name = urllib.parse.unquote(exchange.path.decode("latin-1").removeprefix("/v1/models/"), errors="replace")
-    card = worker.catalogue.get(name) or worker.catalogue.get(name.rstrip("/"))
-    if card is None or not worker.snapshot.allows(identity.plan, card["id"]):
-        raise Refusal("NOT_FOUND", f"The model {name[:256]!r} does not exist here, or your plan does not include it.")
+    asked = urllib.parse.unquote(exchange.path.decode("latin-1").removeprefix("/v1/models/"), errors="replace")
+    name = asked if asked in worker.catalogue.cards else asked.rstrip("/")
+    card = worker.catalogue.cards.get(name) or await worker.catalogue.find(worker.snapshot, name)
+    if card is None or not worker.snapshot.allows(identity.plan, name):
+        raise Refusal("NOT_FOUND", f"The model {asked[:256]!r} does not exist here, or your plan does not include it.")
     answer(worker, exchange, card)
 
 

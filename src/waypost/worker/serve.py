@@ -40,7 +40,9 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
 
         # 3. Expand. Top-level fields are seen, prompts are not touched; the name becomes a chain of upstreams.
         request = parse_request(exchange.body)
-        chain = find_chain(snapshot, request.model)
+        chain = snapshot.chain(request.model) or await worker.natives.chain(snapshot, request.model)
+        if chain is None:
+            raise no_such_model(request.model)
 
         # 4. Admit.
         admit(snapshot, identity, request)
@@ -78,14 +80,10 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         refuse(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id)
 
 
-def find_chain(snapshot: Snapshot, model: str) -> list[Upstream]:
-    """The upstreams that serve a name. Raises Refusal INVALID_MODEL."""
-    chain = snapshot.chain(model)
-    if chain is None:
-        raise Refusal(
-            "INVALID_MODEL", f"The model {model!r} does not exist here; GET /v1/models lists them.", param="model"
-        )
-    return chain
+def no_such_model(model: str) -> Refusal:
+    """Neither configured nor a native id that some provider here serves."""
+    message = f"The model {model[:256]!r} does not exist here; GET /v1/models lists them."
+    return Refusal("INVALID_MODEL", message, param="model")
 
 
 def admit(snapshot: Snapshot, identity: Identity, request: ChatRequest) -> None:

@@ -15,7 +15,7 @@ from waypost.http.timers import Deadlines
 
 IDLE_SECONDS = 4.0  # below the 5 s after which common servers close an unused connection
 REMEMBERED = 10_000  # answers to "does this plan include this model?"
-IMPROMPTU = 1000  # chains made for `provider/model` names that stand in no configuration
+IMPROMPTU = 1000  # chains kept for names that stand in no configuration: `provider/model`, native ids
 
 
 class Upstream:
@@ -78,6 +78,17 @@ def base_url(name: str, settings: config.Provider) -> str:
     return (settings.base_url or providers.BY_NAME[name].base_url).rstrip("/")
 
 
+def listed_providers(settings: config.Config) -> tuple[str, ...]:
+    """The providers whose models the price list knows: they stand in it, and are at their own address."""
+    return tuple(
+        name
+        for name, provider in settings.providers.items()
+        if name in providers.BY_NAME
+        and providers.BY_NAME[name].listed is not None
+        and base_url(name, provider) == providers.BY_NAME[name].base_url
+    )
+
+
 class Snapshot:
     """One configuration, compiled. Requests in flight keep the one they began with."""
 
@@ -104,6 +115,7 @@ class Snapshot:
         for bare, links in bare_ids(settings).items():
             self._chains[bare] = [self._upstream(*link.split("/", 1)) for link in links]
         self._impromptu: dict[str, list[Upstream]] = {}
+        self.listed = listed_providers(settings)
         self._allowed: dict[tuple[str, str], bool] = {}
 
     def _upstream(self, provider: str, model: str) -> Upstream:
@@ -118,9 +130,13 @@ class Snapshot:
         provider, slash, upstream_model = model.partition("/")
         if not slash or not upstream_model or provider not in self.settings.providers:
             return None
+        return self.add_chain(model, [(provider, upstream_model)])
+
+    def add_chain(self, model: str, links: list[tuple[str, str]]) -> list[Upstream]:
+        """Keep, for a while, the chain of a name that is not configured: pairs of provider and upstream model id."""
         if len(self._impromptu) >= IMPROMPTU:
             self._impromptu.clear()
-        chain = self._impromptu[model] = [self._upstream(provider, upstream_model)]
+        chain = self._impromptu[model] = [self._upstream(*link) for link in links]
         return chain
 
     def allows(self, plan: str, model: str) -> bool:
