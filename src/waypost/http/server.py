@@ -162,6 +162,7 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self.blocked = False  # the client does not read as fast as we write
         self.exchange: Exchange | None = None
+        self.write: Callable[[bytes], None] = drop
         self.deadline = NEVER
 
     # The connection comes and goes
@@ -181,7 +182,8 @@ class Connection(asyncio.Protocol):
         """The client is gone: whoever is answering learns it at once."""
         self._server.connections.discard(self)
         self._server.deadlines.watched.discard(self)
-        self._parser = None  # breaks the cycle of bound methods
+        self._parser = None  # this and the next line break cycles of bound methods
+        self.write = drop
         self._waiting.clear()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
@@ -399,7 +401,7 @@ class Connection(asyncio.Protocol):
     def finished(self, keep_alive: bool) -> None:
         """An answer has been written: serve the next request, wait for one, or close."""
         self.exchange = None
-        if not keep_alive:
+        if not keep_alive or self._server.draining:
             self._close()
             return
         now = self._server.deadlines.now
@@ -443,6 +445,10 @@ class Connection(asyncio.Protocol):
                 self.exchange.flow.resume_reading()
         else:
             self.deadline = self._server.deadlines.now + (LINGER if self._closing else self._limits.idle_seconds)
+
+
+def drop(data: bytes) -> None:
+    """Where the bytes for a client go that has left."""
 
 
 NO_HEAD = Head(b"GET / HTTP/1.1\r\nhost:\r\n", Limits())  # of a request whose own could not be read

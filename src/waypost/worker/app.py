@@ -112,7 +112,7 @@ class Worker:
         self.catalogue.start()
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again
-        gc.set_threshold(50_000, 20, 50)
+        gc.set_threshold(10_000, 10, 10)  # requests leave no cycles behind; this is for what others leave
         await stop.wait()
         if not await self.server.drain(grace):
             for walk in list(self.walks):
