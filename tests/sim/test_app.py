@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.sim.running import DEADLINE, read_to_end, request, running, wait_until
 
+from tests.sim.running import DEADLINE, read_to_end, request, running, wait_until
 from waypost.sim.app import run
 
 WITH_PARENT = "import sys; from waypost.sim.app import run; run('127.0.0.1:0', None, lambda a: print(a, flush=True), 0)"

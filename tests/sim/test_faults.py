@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.sim.running import Running, read_to_end, request, wait_until
 
+from tests.sim.running import Running, read_to_end, request, wait_until
 from waypost.sim.faults import FAULTS, ROWS, UnknownNameError, read_name, render_table
 from waypost.sim.journal import read_journal
 from waypost.sim.options import OPTIONS, Behaviour

@@ -5,8 +5,8 @@ import json
 import pathlib
 
 import msgspec
-from tests.sim.running import Running, read_to_end, request
 
+from tests.sim.running import Running, read_to_end, request
 from waypost.sim.journal import BODY_KEPT, Closed, Journal, Opened, fingerprint, kept_body, read_journal
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import openai
 import pytest
 from pydantic import BaseModel, Field
+
 from tests.sim.running import Running
 
 WEATHER: Any = {

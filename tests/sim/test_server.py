@@ -13,8 +13,8 @@ import time
 from typing import Any
 
 import pytest
-from tests.sim.running import Running, read_to_end, request, running, wait_until
 
+from tests.sim.running import Running, read_to_end, request, running, wait_until
 from waypost.sim import edits
 from waypost.sim.journal import read_journal
 

@@ -71,8 +71,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_begun", "_body", "_complete", "_deadlines", "_final", "_head", "_informal", "_on_free", "_on_lost",
-        "_parser", "_paused", "_poll", "_receiver", "_status", "_stays", "_transport", "answers", "deadline", "idle_limit", "on_body",
-        "responding",
+        "_parser", "_paused", "_poll", "_receiver", "_status", "_stays", "_transport", "answers", "deadline",
+        "idle_limit", "on_body", "responding",
     )  # fmt: skip
 
     def __init__(

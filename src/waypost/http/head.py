@@ -1,7 +1,7 @@
 """Request heads as bytes: checked and read where they lie, never taken apart into a table that nobody asks for.
 
-llhttp decides what is HTTP and where a message ends; this reads, of what llhttp accepts, the few fields that are wanted,
-and refuses what RFC 9112 lets a server refuse and llhttp lets pass.
+llhttp decides what is HTTP and where a message ends; this reads, of what llhttp accepts, the few fields that are
+wanted, and refuses what RFC 9112 lets a server refuse and llhttp lets pass.
 """
 
 from __future__ import annotations

@@ -135,9 +135,9 @@ class Connection(asyncio.Protocol):
     """One client connection: idle, receiving a head, receiving a body, or serving; and at last closing."""
 
     __slots__ = (
-        "_body", "_body_ends", "_body_left", "_body_seen", "_body_size", "_closing", "_deaf", "_ending", "_fault", "_inflater", "_known",
-        "_limits", "_overhead", "_parser", "_paused", "_receiving", "_server", "_start", "_transport", "_waiting",
-        "blocked", "deadline", "exchange", "write",
+        "_body", "_body_ends", "_body_left", "_body_seen", "_body_size", "_closing", "_deaf", "_ending", "_fault",
+        "_inflater", "_known", "_limits", "_overhead", "_parser", "_paused", "_receiving", "_server", "_start",
+        "_transport", "_waiting", "blocked", "deadline", "exchange", "write",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:

@@ -264,7 +264,7 @@ class Attempt:
     # Time and flow
 
     def expire(self) -> None:
-        """Once in a while: time for a comment, or a timeout. Reads only note the time; what it means is decided here."""
+        """Once in a while: time for a comment, or a timeout. Reads only note the time; here it is judged."""
         now, timeouts = self._deadlines.now, self._upstream.timeouts
         if self._heard:
             limit, what, seconds = self._heard + timeouts.idle, "idle", timeouts.idle

@@ -122,8 +122,8 @@ class StreamRelay:
     """Streaming: server-sent events, id and model the same in every chunk, the end never claimed without a marker."""
 
     __slots__ = (
-        "_committed", "_created", "_frame", "_held", "_include_usage", "_learned", "_pending", "_quick", "_stamp", "_tail",
-        "done", "finished", "usage",
+        "_committed", "_created", "_frame", "_held", "_include_usage", "_learned", "_pending", "_quick", "_stamp",
+        "_tail", "done", "finished", "usage",
     )  # fmt: skip
 
     def __init__(self, stamp: Stamp, include_usage: bool) -> None:
@@ -147,9 +147,9 @@ class StreamRelay:
         if frame is not None:
             # Nearly always: one event, the same as those before it but for what its delta says.
             begin, ours, end = frame
-            if data.startswith(begin) and data.endswith(end) and data.find(b"\n\n") == len(data) - 2:
-                if data.isascii() or is_utf8(data):
-                    return ours + data[len(begin) :]
+            is_plain = data.startswith(begin) and data.endswith(end) and data.find(b"\n\n") == len(data) - 2
+            if is_plain and (data.isascii() or is_utf8(data)):
+                return ours + data[len(begin) :]
         learned = self._quick
         if learned is not None and data.endswith(b"\n\n"):
             # Several events: replace what was learned, if each has it and none is special. It searches by `find`, since
@@ -312,7 +312,7 @@ class StreamRelay:
         }
 
     def end(self) -> bytes:
-        """The body is complete, or broke off. Raises UpstreamError where neither [DONE] nor a finish_reason was seen."""
+        """The body is complete, or broke off. Raises UpstreamError where neither [DONE] nor a finish was seen."""
         out = b""
         tail, self._tail = self._tail.replace(b"\r", b"\n"), b""
         if tail.strip(b"\n") and not self.done:
