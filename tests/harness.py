@@ -257,26 +257,27 @@ class Waypost:
 
 @contextlib.contextmanager
 def serving(
-    config: str, *, listen: str = "127.0.0.1:0", workers: int = 1, environment: Mapping[str, str] | None = None
+    config: str | None, *, listen: str = "127.0.0.1:0", workers: int = 1, environment: Mapping[str, str] | None = None
 ) -> Iterator[Waypost]:
-    """Serve a configuration (TOML text) in a folder of its own until the block ends.
+    """Serve a configuration (TOML text), or without one, in a folder of its own until the block ends.
 
     `listen` as on the command line, where `unix:PATH` may be relative to that folder. Standard error is in `log`.
     """
     with tempfile.TemporaryDirectory(prefix="waypost-") as name:
         folder = pathlib.Path(name)
-        (folder / "waypost.toml").write_text(config)
+        if config is not None:
+            (folder / "waypost.toml").write_text(config)
         if listen.startswith("unix:"):
             listen = f"unix:{folder / listen.removeprefix('unix:')}"
         command = [str(pathlib.Path(sys.executable).with_name("waypost")), "serve"]
-        command += ["--config", str(folder / "waypost.toml"), "--data", str(folder / "data")]
-        command += ["--listen", listen, "--workers", str(workers)]
+        command += ["--data", str(folder / "data"), "--listen", listen, "--workers", str(workers)]
+        command += ["--config", str(folder / "waypost.toml")] if config is not None else []
         with open(folder / "log", "wb") as log:
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, **(environment or {})}
+                command, cwd=folder, stdout=subprocess.PIPE, stderr=log, env={**os.environ, **(environment or {})}
             )
         try:
-            yield started(folder, process)
+            yield started(folder, process, config or "")
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -289,14 +290,14 @@ def serving(
             process.stdout.close()
 
 
-def started(folder: pathlib.Path, process: subprocess.Popen[bytes]) -> Waypost:
+def started(folder: pathlib.Path, process: subprocess.Popen[bytes], config: str) -> Waypost:
     """The address from standard output, a key from the keeper, and /readyz from every worker."""
     assert process.stdout is not None
     line = process.stdout.readline().decode()
     assert line.startswith("Waypost serves"), line + (folder / "log").read_text()
     threading.Thread(target=process.stdout.read, daemon=True).start()  # so that it never blocks on a full pipe
     waypost = Waypost(folder, process, line.split(" at ")[1].strip())
-    plans = re.findall(r"^\[plans\.([^\].]+)\]", (folder / "waypost.toml").read_text(), re.MULTILINE) or ["all"]
+    plans = re.findall(r"^\[plans\.([^\].]+)\]", config, re.MULTILINE) or ["all"]
     created = asyncio.run(administer(folder / "data", plans, CreateKey("tests", plans[0])))
     assert isinstance(created, CreatedKey), created
     waypost.key = created.key

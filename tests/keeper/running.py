@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from waypost.keeper.direct import administer
 from waypost.link import AnyMessage, CreatedKey, CreateKey
@@ -25,9 +26,15 @@ run_keeper(pathlib.Path(sys.argv[1]), sys.argv[2:], parent=0, on_ready=lambda: p
 class RunningKeeper:
     """A keeper's process on the folder `data`."""
 
-    def __init__(self, data: pathlib.Path, plans: Sequence[str] = ("free", "max")) -> None:
+    def __init__(
+        self,
+        data: pathlib.Path,
+        plans: Sequence[str] = ("free", "max"),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.data = data
         self.plans = plans
+        self.environment = {**os.environ, **(environment or {})}
         self.process: subprocess.Popen[str] | None = None
 
     def spawn(self) -> subprocess.Popen[str]:
@@ -38,6 +45,7 @@ class RunningKeeper:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=self.environment,
         )
         return self.process
 
@@ -71,10 +79,12 @@ def data_folder() -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def running_keeper(plans: Sequence[str] = ("free", "max")) -> Iterator[RunningKeeper]:
+def running_keeper(
+    plans: Sequence[str] = ("free", "max"), environment: Mapping[str, str] | None = None
+) -> Iterator[RunningKeeper]:
     """A keeper that is ready, on a fresh data folder."""
     with data_folder() as data:
-        keeper = RunningKeeper(data, plans)
+        keeper = RunningKeeper(data, plans, environment)
         keeper.start()
         try:
             yield keeper
