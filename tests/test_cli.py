@@ -11,6 +11,13 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from tests.harness import provider, serving
 from waypost import __version__
@@ -153,6 +160,54 @@ def test_a_bad_configuration_ends_serve(alone: Shell, text: str, said: str) -> N
     assert done.returncode == 2 and done.stdout == ""
     assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"waypost: {alone.folder}/waypost.toml: "), done.stderr
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder of PEM files: a certificate and its key, another's key, the key under a password, and no PEM at all."""
+    folder = tmp_path_factory.mktemp("pems")
+    authority = trustme.CA()
+    ours, other = authority.issue_cert("localhost"), authority.issue_cert("localhost")
+    ours.cert_chain_pems[0].write_to_path(str(folder / "certificate"))
+    ours.private_key_pem.write_to_path(str(folder / "key"))
+    other.private_key_pem.write_to_path(str(folder / "other"))
+    locked = load_pem_private_key(ours.private_key_pem.bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
+    )
+    (folder / "locked").write_bytes(locked)
+    (folder / "junk").write_text("junk")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "said"),
+    [
+        ("none", "key", "certificate: PEMS/none: No such file or directory"),
+        ("certificate", "none", "key: PEMS/none: No such file or directory"),
+        (".", "key", "certificate: PEMS/.: Is a directory"),
+        ("junk", "key", "certificate: PEMS/junk: no PEM certificate in it"),
+        ("key", "key", "certificate: PEMS/key: no PEM certificate in it"),
+        ("certificate", "junk", "key: PEMS/junk: no PEM private key, or one under a password"),
+        ("certificate", "locked", "key: PEMS/locked: no PEM private key, or one under a password"),
+        ("certificate", "other", "key: PEMS/other: not the key of the certificate in PEMS/certificate"),
+    ],
+)
+def test_a_bad_certificate_is_named(alone: Shell, pems: pathlib.Path, certificate: str, key: str, said: str) -> None:
+    (alone.folder / "waypost.toml").write_text(
+        f'[server]\ntls = {{ certificate = "{pems}/{certificate}", key = "{pems}/{key}" }}\n'
+    )
+    done = alone.run("serve", "--listen", "127.0.0.1:0")
+    expected = f"waypost: {alone.folder}/waypost.toml: [server] tls: {said.replace('PEMS', str(pems))}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+    assert not (alone.folder / "data").exists(), "nothing has been started"
+
+
+def test_bad_authorities_are_named(alone: Shell, pems: pathlib.Path) -> None:
+    (alone.folder / "waypost.toml").write_text(
+        provider("a.b", "https://x").replace("a.b", '"a.b"') + f'ca = "{pems}/key"\n'
+    )
+    said = alone.bad("serve", "--listen", "127.0.0.1:0")
+    assert f'waypost.toml: [providers."a.b"] ca: {pems}/key: no PEM certificate in it\n' in said
 
 
 @pytest.mark.parametrize(

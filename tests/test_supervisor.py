@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,8 @@ import pytest
 from tests.harness import DEADLINE, Client, Waypost, provider, serving, wait_until
 from tests.sim.running import Running
 from waypost.keeper.direct import administer
-from waypost.link import AnyMessage, CreatedKey, CreateKey, KeyRecord, KeyRecords, ListKeys, RevokeKey
+from waypost.keeper.folder import taken
+from waypost.link import AnyMessage, CreatedKey, CreateKey, Failed, KeyRecord, KeyRecords, ListKeys, RevokeKey
 
 
 def descendants(pid: int) -> list[int]:
@@ -232,6 +234,108 @@ def test_a_changed_file_is_read_again(server: Waypost, signalled: bool) -> None:
         server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: everywhere(server, 400, model="route/new"), "the model to go")
     assert workers_of(server) == workers, "no process was started anew for it"
+
+
+def test_a_bad_certificate_is_refused_as_a_whole(server: Waypost) -> None:
+    file = server.folder / "waypost.toml"
+    file.write_text(file.read_text() + MODEL + '[providers.x]\nbase_url = "https://x"\nkeys = ["k"]\nca = "/no/such"\n')
+    wait_until(lambda: "the configuration stays as it was" in server.log.read_text(), "a complaint in the log")
+    assert f"{file}: [providers.x] ca: /no/such: No such file" in server.log.read_text()
+    assert "has been read again" not in server.log.read_text()
+    assert everywhere(server, 400, model="route/new")
+
+
+def test_a_plan_that_is_added_can_be_given(server: Waypost) -> None:
+    file = server.folder / "waypost.toml"
+    refused = ask_keeper(server, CreateKey("late", "late"))
+    assert isinstance(refused, Failed) and "plan 'late' is not in the config; it has: all" in refused.message
+    file.write_text(file.read_text() + '\n[plans.late]\nmodels = ["sim/*"]\n')
+    created: list[AnyMessage] = []
+
+    def created_now() -> bool:
+        created.append(ask_keeper(server, CreateKey("late", "late")))
+        return isinstance(created[-1], CreatedKey)
+
+    wait_until(created_now, "the plan to be known")
+    assert isinstance(created[-1], CreatedKey)
+    key = created[-1].key
+    wait_until(lambda: everywhere(server, 200, key), "the plan everywhere")
+    assert try_status(server, key, "other/model") == 400
+    assert server.process.poll() is None and "ended" not in server.log.read_text(), "the keeper has not been restarted"
+
+
+def test_who_is_started_again_begins_with_the_last_good_configuration(server: Waypost) -> None:
+    file = server.folder / "waypost.toml"
+    good = file.read_text() + MODEL + "[plans.late]\n"
+    file.write_text(good)
+    wait_until(lambda: everywhere(server, 200, model="route/new"), "the new model everywhere")
+    file.write_text("[nonsense")
+    wait_until(lambda: "the configuration stays as it was" in server.log.read_text(), "a complaint in the log")
+    family = [keeper_of(server), *workers_of(server)]
+    for pid in family:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, family)) and len(workers_of(server)) == 2, "their return")
+    wait_until(lambda: keeper_of(server) not in (0, *family), "the keeper's return")
+    wait_until(lambda: everywhere(server, 200, model="route/new"), "the model of the last good file")
+    assert isinstance(ask_keeper(server, CreateKey("late", "late")), CreatedKey)
+    assert server.process.poll() is None
+
+
+def test_a_reload_is_no_one_s_end(server: Waypost) -> None:
+    """SIGHUP would end a process that is not ready for it yet."""
+    for _ in range(2):
+        family = [keeper_of(server), *workers_of(server)]
+        for pid in family:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: any(pid not in family for pid in descendants(server.process.pid)), "a new one")  # noqa: B023
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(workers_of(server)) == 2 and keeper_of(server) not in (0, *family), "all three")  # noqa: B023
+        wait_until(lambda: everywhere(server, 200), "answers")
+    assert "signal 9" in server.log.read_text() and f"signal {signal.SIGHUP:d})" not in server.log.read_text()
+
+
+# Starting
+
+
+def test_nobody_is_let_in_before_keys_can_be_checked() -> None:
+    """Whoever is let in is not told to come back later; before that, nobody listens, and nothing says it serves."""
+    with tempfile.TemporaryDirectory(prefix="waypost-") as name:
+        folder = pathlib.Path(name)
+        (folder / "waypost.toml").write_text("")
+        address = f"unix:{folder}/w.sock"
+        command = [str(pathlib.Path(sys.executable).with_name("waypost")), "serve", "--listen", address]
+        command += ["--config", str(folder / "waypost.toml"), "--data", str(folder / "data"), "--workers", "2"]
+
+        async def start() -> subprocess.Popen[bytes]:
+            async with taken(
+                folder / "data", patience=0
+            ):  # the keeper waits for the folder, the workers for the keeper
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                async with asyncio.timeout(DEADLINE):
+                    while len(descendants(process.pid)) < 4:  # with the one who will print the greeting
+                        await asyncio.sleep(0.01)
+                await asyncio.sleep(1)  # enough for workers who would not wait
+                return process
+
+        process = asyncio.run(start())
+        try:
+            waypost = Waypost(folder, process, address)
+            wait_until(lambda: try_ready(waypost) != 0, "someone to listen")
+            assert {try_ready(waypost) for _ in range(20)} == {200}
+            assert process.stdout is not None and process.stdout.readline().startswith(b"Waypost serves 0 models at ")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=DEADLINE)
+
+
+def try_ready(waypost: Waypost) -> int:
+    """The status of GET /readyz; 0 if nobody listens."""
+    try:
+        with waypost.connect() as client:
+            client.send(b"GET /readyz HTTP/1.1\r\nhost: waypost\r\n\r\n")
+            return client.answer().status
+    except OSError:
+        return 0
 
 
 # Addresses

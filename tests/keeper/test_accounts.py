@@ -5,8 +5,8 @@ import contextlib
 import sqlite3
 
 import pytest
-from tests.keeper.running import data_folder
 
+from tests.keeper.running import data_folder
 from waypost.errors import BY_CODE
 from waypost.keeper.accounts import FORGET_ONE_BY_ONE, Accounts
 from waypost.keeper.store.sqlite import open_sqlite

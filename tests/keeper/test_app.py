@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.keeper.running import RunningKeeper, data_folder, running_keeper
 
+from tests.keeper.running import RunningKeeper, data_folder, running_keeper
 from waypost.keeper.app import CANNOT_START
 from waypost.keeper.direct import administer
 from waypost.keeper.folder import database_path, lock_path, taken

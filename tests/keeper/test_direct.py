@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.keeper.running import RunningKeeper, data_folder, running_keeper
 
+from tests.keeper.running import RunningKeeper, data_folder, running_keeper
 from waypost.keeper.accounts import PAGE
 from waypost.keeper.direct import administer
 from waypost.keeper.folder import database_path, lock_path, taken

@@ -6,7 +6,6 @@ import socket
 import sqlite3
 
 from tests.keeper.running import running_keeper, until
-
 from waypost.keeper.folder import database_path
 from waypost.keys import digest_of, mint_key
 from waypost.link import (

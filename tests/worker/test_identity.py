@@ -7,9 +7,9 @@ import signal
 import sqlite3
 
 import pytest
+
 from tests.keeper.running import data_folder, running_keeper, until
 from tests.worker.test_link import scripted_keeper
-
 from waypost.errors import Refusal
 from waypost.keeper.folder import database_path
 from waypost.keys import digest_of, mint_key

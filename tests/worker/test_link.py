@@ -6,8 +6,8 @@ import logging
 import signal
 
 import pytest
-from tests.keeper.running import data_folder, running_keeper, until
 
+from tests.keeper.running import data_folder, running_keeper, until
 from waypost.link import (
     PROTOCOL,
     Failed,

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.worker.transcripts import (
     OURS,
     TRICKY,
@@ -24,7 +25,6 @@ from tests.worker.transcripts import (
     told,
     tool,
 )
-
 from waypost.worker.relay import BODY_LIMIT, EVENT_LIMIT, StreamRelay, UpstreamError, WholeRelay, render_error
 
 ROLE = chunk({"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})

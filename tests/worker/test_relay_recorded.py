@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from tests.worker.test_relay import sources
 from tests.worker.transcripts import OURS, in_bytes, play, stamp, told
-
 from waypost.worker.relay import WholeRelay
 
 WIRE = pathlib.Path(__file__).parents[3] / "shared" / "wire"

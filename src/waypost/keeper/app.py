@@ -50,8 +50,8 @@ def run_keeper(
     """Be the keeper of `data` until SIGTERM, SIGINT, or the end of file on the descriptor `parent`.
 
     `on_ready` is called once, when links are being answered. On SIGHUP, `read_plans` gives the names of the plans anew,
-    or raises config.ConfigError and they stay; SIGHUP may be blocked until then. Exits with `CANNOT_START` and a sentence
-    on standard error if the data folder or the database cannot be used.
+    or raises config.ConfigError and they stay; SIGHUP may be blocked until then. Exits with `CANNOT_START` and a
+    sentence on standard error if the data folder or the database cannot be used.
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
