@@ -11,6 +11,8 @@ import pytest
 from tests.keeper.running import data_folder, running_keeper, until
 from tests.worker.test_link import scripted_keeper
 from waypost.errors import Refusal
+from waypost.http.head import Head
+from waypost.http.message import Limits
 from waypost.keeper.folder import database_path
 from waypost.keys import digest_of, mint_key
 from waypost.link import (
@@ -36,6 +38,12 @@ KEY = mint_key().encode()
 # The credential
 
 
+def head_of(headers: dict[bytes, bytes]) -> Head:
+    """A request's head with these headers."""
+    lines = b"".join(b"%b: %b\r\n" % header for header in {b"host": b"x", **headers}.items())
+    return Head(b"POST /v1/chat/completions HTTP/1.1\r\n" + lines, Limits())
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -52,7 +60,7 @@ KEY = mint_key().encode()
     ],
 )
 def test_every_header_form_is_the_same(headers):
-    assert credential(headers) == KEY
+    assert credential(head_of(headers)) == KEY
 
 
 @pytest.mark.parametrize(
@@ -74,15 +82,15 @@ def test_every_header_form_is_the_same(headers):
 )
 def test_what_is_no_credential(headers, words):
     with pytest.raises(Refusal) as caught:
-        credential(headers)
+        credential(head_of(headers))
     assert (caught.value.failure.code, caught.value.status) == ("AUTHENTICATION_ERROR", 401)
     assert words in caught.value.message and "Authorization: Bearer" in caught.value.message
     assert KEY.decode() not in caught.value.message
 
 
 def test_8_kib_is_still_a_credential():
-    assert credential({b"x-api-key": b"x" * 8192}) == b"x" * 8192
-    assert credential({b"authorization": b"Bearer " + b"x" * 8185}) == b"x" * 8185
+    assert credential(head_of({b"x-api-key": b"x" * 8192})) == b"x" * 8192
+    assert credential(head_of({b"authorization": b"Bearer " + b"x" * 8185})) == b"x" * 8185
 
 
 # The cache, with a real keeper

@@ -52,10 +52,14 @@ class Flow(Protocol):
 class Exchange:
     """One request and its answer. After the answer's end, or once the client is gone, every call is a no-op."""
 
-    __slots__ = (
-        "_chunked", "_connection", "_lines", "arrived", "body", "flow", "head", "keep_alive", "method", "on_gone",
-        "path", "started",
-    )  # fmt: skip
+    # What many never change stands on the class.
+    body = b""
+    keep_alive = True
+    started = False  # the answer's status line is decided
+    flow: Flow | None = None
+    on_gone: Callable[[], object] | None = None  # called once if the client leaves before the end
+    _chunked = False
+    _lines = b""  # the head of a streamed answer, until it leaves with its first bytes
 
     def __init__(self, connection: Connection, head: Head, arrived: float) -> None:
         """`head` is the request's; `arrived` when it was in, by the server's clock."""
@@ -64,11 +68,6 @@ class Exchange:
         self.method = head.method
         self.path = head.path  # as sent, without the query
         self.arrived = arrived
-        self.body = b""
-        self.keep_alive = True
-        self.started = False  # the answer's status line is decided
-        self.flow: Flow | None = None
-        self.on_gone: Callable[[], object] | None = None  # called once if the client leaves before the end
 
     @property
     def gone(self) -> bool:
@@ -233,15 +232,16 @@ class Connection(asyncio.Protocol):
             head = self._known = Head(raw, self._limits)
             left = head.length
         self._receiving = Exchange(self, head, self._server.clock())
-        self._body_left = left
-        self._ending = b""
-        self._body_size = self._body_seen = self._overhead = 0
+        self._body_size = 0
         parser = self._parser
         assert parser is not None
         size = end + 4
         if head.is_plain and 0 < left == len(data) - size and left <= self._limits.body:
             parser.feed_data(data)  # nearly always: the whole request in one read, and nothing behind it
             return b""
+        self._body_left = left
+        self._body_seen = self._overhead = 0
+        self._ending = b""
         if left:
             self._expect_body(head, left)
         if not head.is_plain:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waypost.errors import Refusal
-from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
+from waypost.formats.openai_chat import parse_request, render_request
 from waypost.http.server import Exchange
 from waypost.link import Identity
 from waypost.worker.answers import refuse, success_headers
@@ -38,14 +38,13 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         # 2. Identify.
         identity = worker.identities.known(exchange.head) or await worker.identities.identify(exchange.head)
 
-        # 3. Expand. Top-level fields are seen, prompts are not touched; the name becomes a chain of upstreams.
+        # 3. Expand. Top-level fields are seen, prompts are not touched.
         request = parse_request(exchange.body)
-        chain = snapshot.chain(request.model) or await worker.natives.chain(snapshot, request.model)
-        if chain is None:
-            raise no_such_model(request.model)
 
-        # 4. Admit.
-        admit(snapshot, identity, request)
+        # 4. Admit: the model exists and the plan includes it; then its name stands for a chain of upstreams.
+        chain = snapshot.admitted.get((identity.kind, identity.plan, request.model))
+        if chain is None:
+            chain = await admit(worker, snapshot, identity, request.model)
 
         failures: list[tuple[Upstream, Outcome]] = []
         stamp_id = msgspec.Raw(b'"%b"' % request_id)
@@ -86,14 +85,16 @@ def no_such_model(model: str) -> Refusal:
     return Refusal("INVALID_MODEL", message, param="model")
 
 
-def admit(snapshot: Snapshot, identity: Identity, request: ChatRequest) -> None:
-    """May this caller have this model? Raises Refusal FORBIDDEN or MODEL_NOT_ALLOWED."""
+async def admit(worker: Worker, snapshot: Snapshot, identity: Identity, model: str) -> list[Upstream]:
+    """The chain for a caller's model, remembered. Raises Refusal INVALID_MODEL, FORBIDDEN or MODEL_NOT_ALLOWED."""
+    chain = snapshot.chain(model) or await worker.natives.chain(snapshot, model)
+    if chain is None:
+        raise no_such_model(model)
     if identity.kind != "inference":
         raise Refusal("FORBIDDEN", "A management key (rkm_…) manages and never infers; use an rk_ key.")
-    if not snapshot.allows(identity.plan, request.model):
-        raise Refusal(
-            "MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} does not include {request.model!r}.", param="model"
-        )
+    if not snapshot.allows(identity.plan, model):
+        raise Refusal("MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} does not include {model!r}.", param="model")
+    return snapshot.remember(identity.kind, identity.plan, model, chain)
 
 
 def summary(failures: list[tuple[Upstream, Outcome]]) -> Outcome:

@@ -117,6 +117,7 @@ class Snapshot:
         self._impromptu: dict[str, list[Upstream]] = {}
         self.listed = listed_providers(settings)
         self._allowed: dict[tuple[str, str], bool] = {}
+        self.admitted: dict[tuple[str, str, str], list[Upstream]] = {}  # by kind of key, plan, and model
 
     def _upstream(self, provider: str, model: str) -> Upstream:
         settings = self.settings.providers[provider]
@@ -137,6 +138,13 @@ class Snapshot:
         if len(self._impromptu) >= IMPROMPTU:
             self._impromptu.clear()
         chain = self._impromptu[model] = [self._upstream(*link) for link in links]
+        return chain
+
+    def remember(self, kind: str, plan: str, model: str, chain: list[Upstream]) -> list[Upstream]:
+        """Keep in `admitted` that such a key on this plan may have this model."""
+        if len(self.admitted) >= REMEMBERED:
+            self.admitted.clear()
+        self.admitted[kind, plan, model] = chain
         return chain
 
     def allows(self, plan: str, model: str) -> bool:
