@@ -150,17 +150,21 @@ class Attempt:
             if sum(map(len, self._body)) > ERROR_LIMIT:
                 self._give_up(self._failed_status())
             return
+        relay = self._relay
         try:
-            out = self._relay.feed(data)
+            out = relay.feed(data)
         except UpstreamError as error:
             if error.before:
-                self._write(error.before)
+                self._commit()
+                self._exchange.write(error.before)
             self._give_up(UpstreamFailure(BROKEN, str(error)))
             return
-        if self._relay.done:
+        if relay.done:
             self._finish(out)
         elif out:
-            self._write(out)
+            if not self.committed:
+                self._commit()
+            self._exchange.write(out)
 
     def ended(self) -> None:
         """The upstream's body is complete."""
@@ -211,11 +215,10 @@ class Attempt:
             self._connection = None
         self._settle(ANSWERED)
 
-    def _write(self, out: bytes) -> None:
-        if not self.committed:
-            self._start()
-            self.committed = True
-        self._exchange.write(out)
+    def _commit(self) -> None:
+        """From now on no other upstream may take over."""
+        self._start()
+        self.committed = True
 
     def _start(self) -> None:
         if not self._exchange.started:
