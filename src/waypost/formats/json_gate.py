@@ -39,7 +39,7 @@ def check_utf8(body: bytes) -> None:
 
 def check_shape(body: bytes) -> None:
     """Raises Refusal INVALID_REQUEST where valid JSON is over one of the limits: DEPTH, KEYS, CONTAINERS."""
-    if is_shallow(body) and (len(body) <= 5 * KEYS or body.count(b":") <= KEYS):  # a key takes five bytes: "":1,
+    if is_shallow(body) and has_few_keys(body):
         return
     marks = structure(body)
     if marks.count(b":") > KEYS:
@@ -63,6 +63,13 @@ def structure(body: bytes) -> bytes:
         outside.append(b"".join(parts[inside::2]))
         inside = (inside + len(parts) - 1) % 2
     return b"".join(outside)
+
+
+def has_few_keys(body: bytes) -> bool:
+    """True where there are too few colons for KEYS keys; leaving them out jumps between them, unlike `count`."""
+    if len(body) <= 5 * KEYS:  # a key takes five bytes: "":1,
+        return True
+    return len(body) - len(body.replace(b":", b"", KEYS + 1)) <= KEYS
 
 
 def is_shallow(body: bytes) -> bool:
