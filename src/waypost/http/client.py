@@ -130,11 +130,6 @@ class ClientConnection(asyncio.Protocol):
         """Close; `connection_lost` decides what it means."""
         return False
 
-    @property
-    def usable(self) -> bool:
-        """False once the other side has closed."""
-        return self._transport is not None and not self._transport.is_closing()
-
     # A request goes out, an answer comes in
 
     def is_quiet(self) -> bool:
@@ -143,7 +138,7 @@ class ClientConnection(asyncio.Protocol):
         That takes a look into the kernel's buffer: such bytes, and a request that would take them for its answer, can
         become ready in the same turn of the loop.
         """
-        return self.usable and not self._poll.poll(0)
+        return self._transport is not None and not self._transport.is_closing() and not self._poll.poll(0)
 
     def send(self, data: bytes, receiver: Receiver) -> None:
         """Send one whole request; its answer goes to the receiver."""

@@ -69,11 +69,6 @@ class Exchange:
         self.path = head.path  # as sent, without the query
         self.arrived = arrived
 
-    @property
-    def gone(self) -> bool:
-        """True once nobody reads this answer any more, or all of it has been sent."""
-        return self._connection is None
-
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """The whole answer in one write. `headers` are complete lines, without Content-Length."""
         connection = self._connection
@@ -455,7 +450,7 @@ NO_HEAD = Head(b"GET / HTTP/1.1\r\nhost:\r\n", Limits())  # of a request whose o
 
 
 class Server:
-    """Listeners and their connections. `clock` gives seconds for `Request.started`."""
+    """Listeners and their connections. `clock` gives the seconds of `Exchange.arrived`."""
 
     def __init__(
         self, application: Application, limits: Limits, deadlines: Deadlines, clock: Callable[[], float]

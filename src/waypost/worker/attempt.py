@@ -173,13 +173,8 @@ class Attempt:
             return
         if self._body is not None:
             self._settle(self._failed_status())
-            return
-        try:
-            out = self._relay.end()
-        except UpstreamError as error:
-            self._settle(self._outcome_of(UpstreamFailure(BROKEN, str(error))))
-            return
-        self._finish(out)
+        else:
+            self._end()
 
     def failed(self, failure: UpstreamFailure) -> None:
         """No (more) answer."""
@@ -190,16 +185,16 @@ class Attempt:
             # The upstream closed an idle connection as we wrote, and nothing came back: once more, on a fresh one.
             self._connect()
         elif failure.kind == CLOSED and self._stream and self._body is None:
-            self._end_early(failure)
+            self._end(failure)  # a stream whose finish has been seen is whole all the same
         else:
             self._settle(self._outcome_of(failure))
 
-    def _end_early(self, failure: UpstreamFailure) -> None:
-        """A stream whose finish has been seen is whole, even if its connection broke before the last bytes."""
+    def _end(self, failure: UpstreamFailure | None = None) -> None:
+        """No more bytes come: the relay says whether the answer is whole. `failure` is why, if the connection broke."""
         try:
             out = self._relay.end()
-        except UpstreamError:
-            self._settle(self._outcome_of(failure))
+        except UpstreamError as error:
+            self._settle(self._outcome_of(failure or UpstreamFailure(BROKEN, str(error))))
         else:
             self._finish(out)
 
