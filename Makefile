@@ -30,7 +30,7 @@ requirements:
 	$(PYTHON) -m venv $(VENV)-pins
 	$(VENV)-pins/bin/pip install --quiet --upgrade pip pip-tools
 	for name in run:build dev:dev; do $(VENV)-pins/bin/pip-compile --quiet --upgrade --strip-extras --generate-hashes --allow-unsafe \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate --extra $${name#*:} --output-file requirements/$${name%:*}.txt pyproject.toml; done
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate --extra $${name#*:} --extra postgresql --extra valkey --output-file requirements/$${name%:*}.txt pyproject.toml; done
 	rm -rf $(VENV)-pins
 
 $(VENV)/run: requirements/run.txt pyproject.toml

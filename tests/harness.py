@@ -31,7 +31,7 @@ from typing import Any
 import msgspec
 
 from waypost.keeper.direct import administer
-from waypost.link import CreatedKey, CreateKey
+from waypost.messages import CreatedKey, CreateKey
 
 DEADLINE = 30.0  # seconds until a wait is in vain: generous, no test is decided by it
 

@@ -20,7 +20,7 @@ from tests.harness import DEADLINE, Client, Waypost, provider, serving, wait_unt
 from tests.sim.running import Running
 from waypost.keeper.direct import administer
 from waypost.keeper.folder import taken
-from waypost.link import AnyMessage, CreatedKey, CreateKey, Failed, KeyRecord, KeyRecords, ListKeys, RevokeKey
+from waypost.messages import AnyMessage, CreatedKey, CreateKey, Failed, KeyRecord, KeyRecords, ListKeys, RevokeKey
 
 
 def descendants(pid: int) -> list[int]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from waypost.config import Config, Price
-    from waypost.link import AnyMessage, NativeRecord
+    from waypost.messages import AnyMessage, NativeRecord
     from waypost.worker.catalogue import Facts
 
 app = cyclopts.App(
@@ -158,7 +158,7 @@ def create_key(
     data: DataOption = None,
 ) -> None:
     """Create a key. It is printed once, alone on standard output, and stored only as a digest."""
-    from waypost.link import CreatedKey, CreateKey
+    from waypost.messages import CreatedKey, CreateKey
 
     reply = ask(CreateKey(account, plan, label, "management" if management else "inference"), config, data)
     assert isinstance(reply, CreatedKey)
@@ -170,7 +170,7 @@ def list_keys(*, account: str | None = None, config: ConfigOption = None, data: 
     """List the keys, of one account or of all."""
     from rich.table import Table
 
-    from waypost.link import KeyRecords, ListKeys
+    from waypost.messages import KeyRecords, ListKeys
 
     reply = ask(ListKeys(account), config, data)
     assert isinstance(reply, KeyRecords)
@@ -184,7 +184,7 @@ def list_keys(*, account: str | None = None, config: ConfigOption = None, data: 
 @keys.command(name="revoke")
 def revoke_key(key: str, /, *, config: ConfigOption = None, data: DataOption = None) -> None:
     """Revoke a key, by its id, its shown beginning, or the key itself; workers forget it within a second."""
-    from waypost.link import KeyRecord, RevokeKey
+    from waypost.messages import KeyRecord, RevokeKey
 
     reply = ask(RevokeKey(key), config, data)
     assert isinstance(reply, KeyRecord)
@@ -196,7 +196,7 @@ def create_account(
     name: str, /, *, plan: str | None = None, config: ConfigOption = None, data: DataOption = None
 ) -> None:
     """Create an account on a plan."""
-    from waypost.link import AccountRecord, CreateAccount
+    from waypost.messages import AccountRecord, CreateAccount
 
     reply = ask(CreateAccount(name, plan), config, data)
     assert isinstance(reply, AccountRecord)
@@ -216,7 +216,7 @@ def set_account(
     data: DataOption = None,
 ) -> None:
     """Change an account's plan, or disable it."""
-    from waypost.link import AccountRecord, SetAccount
+    from waypost.messages import AccountRecord, SetAccount
 
     reply = ask(SetAccount(name, plan, disabled), config, data)
     assert isinstance(reply, AccountRecord)
@@ -228,7 +228,7 @@ def list_accounts(*, config: ConfigOption = None, data: DataOption = None) -> No
     """List the accounts."""
     from rich.table import Table
 
-    from waypost.link import AccountRecords, ListAccounts
+    from waypost.messages import AccountRecords, ListAccounts
 
     reply = ask(ListAccounts(), config, data)
     assert isinstance(reply, AccountRecords)
@@ -246,7 +246,7 @@ def ask(message: AnyMessage, config: Path | None, data: Path | None) -> AnyMessa
     import asyncio
 
     from waypost.keeper.direct import administer
-    from waypost.link import Failed
+    from waypost.messages import Failed
 
     folder = find_data(data)
     settings = load_config(find_config(config), folder)

@@ -20,6 +20,9 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]  # a day at most: TOML has inf, which no clock reaches
 Dollars = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,9})?$")]
 Window = Literal["minute", "hour", "day", "month"]
+Algorithm = Literal[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
 T = TypeVar("T")
 
 
@@ -76,7 +79,26 @@ class Server(Table, frozen=True):
 class Store(Table, frozen=True):
     """`[store]`."""
 
-    database: Literal["sqlite"] = "sqlite"  # in the data folder
+    database: Secret = Secret("sqlite")  # sqlite: in the data folder; or postgresql://USER:PASSWORD@HOST/NAME
+    limits: Secret = Secret("database")  # where fast-moving limits live: database, or valkey://[:PASSWORD@]HOST:PORT/N
+    limits_on_outage: Literal["closed", "last_lease"] = "closed"  # when the store of limits cannot be asked
+    journal_sync: Literal["none", "second", "always"] = "none"  # when journals are forced to the disk
+    journal_max: str = "1GiB"  # what journals may grow to while the books cannot be written
+    retention: Count = 90  # days that rows of requests are kept; 0: for good
+
+
+class Jwt(Table, frozen=True):
+    """`[jwt]`: tokens that are taken in a key's place; exactly one of `secret`, `public_key` and `jwks` verifies them."""
+
+    algorithms: tuple[Algorithm, ...] = ("HS256",)
+    secret: Secret | None = None
+    public_key: Secret | None = None  # a PEM text, as `file:PATH`
+    jwks: str = ""  # https://…
+    issuer: str = ""
+    audience: str = ""
+    account_claim: str = "sub"
+    plan_claim: str = ""  # the claim that names the plan; without one, or where a token lacks it, the account's own
+    create_accounts: bool = False  # an account is created on its first token, on the token's plan
 
 
 class Timeouts(Table, frozen=True):
@@ -102,11 +124,19 @@ class Provider(Table, frozen=True):
 
 
 class Price(Table, frozen=True):
-    """USD per million tokens."""
+    """USD per million tokens. What is left out costs what `input` or `output` costs; cache writes as with Anthropic."""
 
     input: Dollars
     output: Dollars
     cache_read: Dollars | None = None
+    cache_write_5m: Dollars | None = None  # 1.25 times the input
+    cache_write_1h: Dollars | None = None  # twice the input
+    reasoning: Dollars | None = None
+    audio_input: Dollars | None = None
+    audio_output: Dollars | None = None
+    image_input: Dollars | None = None
+    image_output: Dollars | None = None
+    request: Dollars | None = None  # USD for each request
 
 
 class Model(Table, frozen=True):
@@ -128,6 +158,7 @@ class Plan(Table, frozen=True):
     spend: dict[Literal["day", "month", "total"], Dollars] = {}
     streams: Count | None = None
     timezone: str = "UTC"
+    unpriced: Literal["refuse", "allow"] = "refuse"  # models without a price, where money is limited
 
     def allows(self, model: str) -> bool:
         """Does one of the patterns cover this model name?"""
@@ -144,6 +175,7 @@ class Config(msgspec.Struct, frozen=True):
 
     server: Server = Server()
     store: Store = Store()
+    jwt: Jwt | None = None
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}
     plans: dict[str, Plan] = {}

@@ -55,7 +55,7 @@ class Greeting:
 
     async def _print(self) -> None:
         from waypost.keeper.direct import administer
-        from waypost.link import CreatedKey, CreateKey
+        from waypost.messages import CreatedKey, CreateKey
 
         count = len(self._settings.models)
         print(f"Waypost serves {count} model{'' if count == 1 else 's'} at {self._address}", flush=True)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 from waypost.keeper.direct import administer
-from waypost.link import AnyMessage, CreatedKey, CreateKey
+from waypost.messages import AnyMessage, CreatedKey, CreateKey
 
 # The keeper stops when its standard input ends, so none outlives the tests, however these end.
 SCRIPT = """

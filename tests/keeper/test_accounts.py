@@ -11,7 +11,7 @@ from waypost.errors import BY_CODE
 from waypost.keeper.accounts import FORGET_ONE_BY_ONE, Accounts
 from waypost.keeper.store.sqlite import open_sqlite
 from waypost.keys import digest_of, is_well_formed, mint_key, shown
-from waypost.link import (
+from waypost.messages import (
     AccountRecord,
     AccountRecords,
     CreateAccount,

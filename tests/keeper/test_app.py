@@ -14,7 +14,8 @@ from tests.keeper.running import RunningKeeper, data_folder, running_keeper
 from waypost.keeper.app import CANNOT_START
 from waypost.keeper.direct import administer
 from waypost.keeper.folder import database_path, lock_path, taken
-from waypost.link import MAX_SOCKET_PATH, CreateAccount, Failed, ListKeys, is_too_long, socket_path
+from waypost.link import MAX_SOCKET_PATH, is_too_long, socket_path
+from waypost.messages import CreateAccount, Failed, ListKeys
 
 
 def outcome(keeper: RunningKeeper) -> tuple[int, str]:

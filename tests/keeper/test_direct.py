@@ -12,7 +12,7 @@ from tests.keeper.running import RunningKeeper, data_folder, running_keeper
 from waypost.keeper.accounts import PAGE
 from waypost.keeper.direct import administer
 from waypost.keeper.folder import database_path, lock_path, taken
-from waypost.link import CreateAccount, CreatedKey, CreateKey, Failed, ListAccounts, ListKeys, RevokeKey
+from waypost.messages import CreateAccount, CreatedKey, CreateKey, Failed, ListAccounts, ListKeys, RevokeKey
 
 
 def ask(data, *messages, plans=("free", "max")):

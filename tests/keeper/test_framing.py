@@ -6,22 +6,19 @@ import msgspec
 import pytest
 
 from waypost.keys import mint_key
-from waypost.link import (
-    MAX_FRAME,
+from waypost.link import MAX_FRAME, FrameParser, LinkError, render_frame
+from waypost.messages import (
     CreatedKey,
     Failed,
     Forget,
     ForgetAll,
-    FrameParser,
     Hello,
     Identify,
     Identity,
     KeyRecord,
     KeyRecords,
-    LinkError,
     RevokeKey,
     Welcome,
-    render_frame,
 )
 
 TRANSCRIPT = [

@@ -8,14 +8,13 @@ import sqlite3
 from tests.keeper.running import running_keeper, until
 from waypost.keeper.folder import database_path
 from waypost.keys import digest_of, mint_key
-from waypost.link import (
+from waypost.link import Framed, FrameParser, render_frame, socket_path
+from waypost.messages import (
     PROTOCOL,
     CreateKey,
     Failed,
     Forget,
     ForgetAll,
-    Framed,
-    FrameParser,
     Hello,
     Identify,
     Identity,
@@ -23,8 +22,6 @@ from waypost.link import (
     RevokeKey,
     SetAccount,
     Welcome,
-    render_frame,
-    socket_path,
 )
 
 

@@ -15,7 +15,8 @@ from waypost.http.head import Head
 from waypost.http.message import Limits
 from waypost.keeper.folder import database_path
 from waypost.keys import digest_of, mint_key
-from waypost.link import (
+from waypost.link import socket_path
+from waypost.messages import (
     PROTOCOL,
     CreateKey,
     Failed,
@@ -27,7 +28,6 @@ from waypost.link import (
     RevokeKey,
     SetAccount,
     Welcome,
-    socket_path,
 )
 from waypost.worker.identity import Identities, credential
 from waypost.worker.link import Link

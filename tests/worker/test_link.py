@@ -8,18 +8,8 @@ import signal
 import pytest
 
 from tests.keeper.running import data_folder, running_keeper, until
-from waypost.link import (
-    PROTOCOL,
-    Failed,
-    Forget,
-    ForgetAll,
-    Framed,
-    Hello,
-    Identify,
-    ListKeys,
-    Welcome,
-    socket_path,
-)
+from waypost.link import Framed, socket_path
+from waypost.messages import PROTOCOL, Failed, Forget, ForgetAll, Hello, Identify, ListKeys, Welcome
 from waypost.worker.link import KeeperUnavailable, Link
 
 

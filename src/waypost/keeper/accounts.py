@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from waypost.keeper.store.database import Database
 from waypost.keeper.store.tables import accounts, keys
 from waypost.keys import digest_of, is_well_formed, mint_key, shown
-from waypost.link import (
+from waypost.messages import (
     AccountRecord,
     AccountRecords,
     AnyMessage,

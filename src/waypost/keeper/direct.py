@@ -11,20 +11,16 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from waypost.keeper.folder import FolderTaken, FolderUnusable, database_path, taken
-from waypost.link import (
+from waypost.link import Framed, LinkError, LinkLost, is_too_long, socket_path
+from waypost.messages import (
     AccountRecords,
     AnyMessage,
     Failed,
     FindNative,
-    Framed,
     KeyRecords,
-    LinkError,
-    LinkLost,
     ListAccounts,
     ListKeys,
     ListNatives,
-    is_too_long,
-    socket_path,
 )
 
 PATIENCE_SECONDS = 10.0

@@ -8,18 +8,8 @@ from collections.abc import Sequence
 
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.prices import Prices
-from waypost.link import (
-    PROTOCOL,
-    AnyMessage,
-    Failed,
-    FindNative,
-    Forget,
-    ForgetAll,
-    Framed,
-    Hello,
-    ListNatives,
-    Welcome,
-)
+from waypost.link import Framed
+from waypost.messages import PROTOCOL, AnyMessage, Failed, FindNative, Forget, ForgetAll, Hello, ListNatives, Welcome
 
 logger = logging.getLogger("waypost.keeper")
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from waypost import providers
-from waypost.link import Failed, FindNative, ListNatives, NativeRecord, NativeRecords
+from waypost.messages import Failed, FindNative, ListNatives, NativeRecord, NativeRecords
 
 logger = logging.getLogger("waypost.keeper")
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from waypost.errors import Refusal
 from waypost.http.head import Head
 from waypost.keys import digest_of, is_well_formed
-from waypost.link import AnyMessage, Failed, Identify, Identity
+from waypost.messages import AnyMessage, Failed, Identify, Identity
 from waypost.worker.link import KeeperUnavailable, Link
 
 MAX_CREDENTIAL = 8 * 1024

@@ -8,7 +8,8 @@ import pathlib
 import random
 from collections.abc import Callable
 
-from waypost.link import AnyMessage, Failed, Forget, ForgetAll, Framed, Hello, LinkError, LinkLost, Welcome
+from waypost.link import Framed, LinkError, LinkLost
+from waypost.messages import AnyMessage, Failed, Forget, ForgetAll, Hello, Welcome
 
 logger = logging.getLogger("waypost.worker")
 

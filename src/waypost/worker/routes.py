@@ -11,7 +11,7 @@ import msgspec
 
 from waypost.errors import Refusal
 from waypost.http.server import Exchange
-from waypost.link import Identity
+from waypost.messages import Identity
 from waypost.worker.answers import JSON, TEXT, cors_lines
 from waypost.worker.serve import chat_completions
 

@@ -11,7 +11,7 @@ import msgspec
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import parse_request, render_request
 from waypost.http.server import Exchange
-from waypost.link import Identity
+from waypost.messages import Identity
 from waypost.worker.answers import refuse, success_headers
 from waypost.worker.attempt import Attempt, Outcome
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay

@@ -1,4 +1,4 @@
-"""The tables, one description for every engine. Times are seconds since 1970 UTC.
+"""The tables, one description for every engine. Times are seconds since 1970 UTC where nothing else is said.
 
 A change here needs a migration in `migrations/versions/` and its number at the end of `schema.REVISIONS`; a test holds
 the three together.
@@ -12,6 +12,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -40,6 +41,7 @@ accounts = Table(
     Column("plan", String(100), nullable=False),
     Column("disabled", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("credit", BigInteger, nullable=True),  # nano-dollars ever paid in; NULL: not prepaid
 )
 
 keys = Table(
@@ -53,4 +55,118 @@ keys = Table(
     Column("kind", String(20), CheckConstraint("kind IN ('inference', 'management')", name="kind"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger, nullable=True),
+    # What narrows the account's plan; NULL does not.
+    Column("expires_at", BigInteger, nullable=True),
+    Column("models", String, nullable=True),  # JSON: a list of patterns
+    Column("minute_limit", BigInteger, nullable=True),  # requests
+    Column("daily_limit", BigInteger, nullable=True),  # requests
+    Column("spend_limit", BigInteger, nullable=True),  # nano-dollars in each `spend_window`
+    Column("spend_window", String(5), nullable=True),  # day, month or total
+    Column("credit", BigInteger, nullable=True),  # nano-dollars ever given to this key; what is left is its balance
+)
+
+# The books. Times are milliseconds since 1970 UTC here, money is nano-dollars, ids are the 26 characters of a ULID.
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("account_id", _Id, nullable=False),
+    Column("key_id", _Id, nullable=False),  # 0: a JWT
+    Column("at", BigInteger, nullable=False),  # when it was admitted
+    Column("plan", String(100), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("holds", LargeBinary, nullable=False),  # MessagePack: [[meter, units reserved], …]
+    Column("estimate", BigInteger, nullable=False),
+    Column("journal", String(60), nullable=False),  # the worker's
+    # NULL while the request is open
+    Column("status", Integer, nullable=True),
+    Column("code", String(40), nullable=True),
+    Column("provider", String(100), nullable=True),
+    Column("upstream_model", String(256), nullable=True),
+    Column("attempts", Integer, nullable=True),
+    Column("requests", Integer, nullable=True),  # 1, or 0 if it was given back
+    Column("tokens", BigInteger, nullable=True),
+    Column("cost", BigInteger, nullable=True),
+    Column("price", String(16), nullable=True),
+    Column("usage", LargeBinary, nullable=True),  # MessagePack: records.Usage
+    Column("estimated", Boolean, nullable=True),
+    Column("first_token", BigInteger, nullable=True),
+    Column("latency", BigInteger, nullable=True),
+    Column("raw", LargeBinary, nullable=True),
+    Index("ix_requests_account_id_id", "account_id", "id"),
+    sqlite_with_rowid=False,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("request_id", String(26), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("provider", String(100), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("code", String(40), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("milliseconds", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+days = Table(
+    "days",
+    metadata,
+    Column("account_id", _Id, primary_key=True),
+    Column("day", String(10), primary_key=True),  # 2026-11-22, in UTC
+    Column("key_id", _Id, primary_key=True),
+    Column("model", String(256), primary_key=True),
+    Column("provider", String(100), primary_key=True),  # "" where none answered
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("prompt", BigInteger, nullable=False),  # tokens
+    Column("cache_read", BigInteger, nullable=False),
+    Column("cache_write", BigInteger, nullable=False),
+    Column("completion", BigInteger, nullable=False),
+    Column("reasoning", BigInteger, nullable=False),
+    Column("cost", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("version", String(16), primary_key=True),
+    Column("terms", LargeBinary, nullable=False),  # JSON
+    Column("first_seen", BigInteger, nullable=False),
+)
+
+journals = Table(
+    "journals",
+    metadata,
+    Column("name", String(60), primary_key=True),
+    Column("host", String(40), nullable=False),
+    Column("segment", BigInteger, nullable=False),  # everything before (segment, offset) is in the books
+    Column("offset", BigInteger, nullable=False),
+)
+
+# Limits. A meter's name says whose, what, and which window: `a17:requests:day:2026-11-22`.
+
+meters = Table(
+    "meters",
+    metadata,
+    Column("name", String(120), primary_key=True),
+    Column("taken", BigInteger, nullable=False),  # units that hosts have taken for themselves
+    Column("granted", BigInteger, nullable=False),  # of these, by the latest statement: how it answers
+    Column("ends", BigInteger, nullable=False),  # seconds since 1970 UTC; 0: never
+)
+
+holdings = Table(
+    "holdings",
+    metadata,
+    Column("holder", String(60), primary_key=True),  # a host, or the journal of one of its workers
+    Column("meter", String(120), primary_key=True),
+    Column("granted", BigInteger, nullable=False),  # a host's: units it has taken
+    Column("spent", BigInteger, nullable=False),  # a journal's: what its lines took; a host's: those of closed journals
+    Column("recalled", Boolean, nullable=False),  # a host's: it has given back all it could
+    Index("ix_holdings_meter", "meter"),
 )

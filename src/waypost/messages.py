@@ -1,0 +1,232 @@
+"""The link's messages: what the keeper, its workers and its commands say to each other."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from waypost.keys import KeyKind, shown
+
+PROTOCOL: Final = 2
+"""Raised when a message changes its meaning; ends of different numbers don't talk."""
+
+
+# What is asked and answered
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Whatever crosses the link."""
+
+
+class Hello(Message, frozen=True):
+    """A worker's first call. From its answer on, the keeper pushes to it what to forget."""
+
+    worker: int
+    protocol: int = PROTOCOL
+
+
+class Welcome(Message, frozen=True):
+    """The keeper is here, its database answers, and this connection is told what to forget. `version`: a `PROTOCOL`."""
+
+    version: int
+
+
+class Identify(Message, frozen=True):
+    """Whose key is it? Answered by an `Identity`, by None (unknown, revoked or disabled), or by `Failed`."""
+
+    digest: bytes
+
+
+class Identity(Message, frozen=True):
+    """Who is calling. `plan` is a name: what it allows stands in the config."""
+
+    key_id: int
+    account_id: int
+    account: str
+    plan: str
+    kind: KeyKind
+    label: str
+
+
+class Forget(Message, frozen=True):
+    """Push: drop what is known of this digest, good or bad; the key was created, revoked or changed."""
+
+    digest: bytes
+
+
+class ForgetAll(Message, frozen=True):
+    """Push: drop everything known of any key."""
+
+
+class Failed(Message, frozen=True):
+    """The call did nothing. `code` is one of `errors.TABLE`; `message` names the field and the fix."""
+
+    code: str
+    message: str
+
+
+# Administration
+
+
+class CreateKey(Message, frozen=True):
+    """A new key for `account`, which is created on `plan` if it is missing. Answered by `CreatedKey`."""
+
+    account: str
+    plan: str | None = None
+    label: str = "default"
+    kind: KeyKind = "inference"
+
+
+class CreatedKey(Message, frozen=True):
+    """The only message that ever carries a key to its owner."""
+
+    key: str
+    id: int
+    account: str
+    plan: str
+
+    def __repr__(self) -> str:
+        return f"CreatedKey(key='{shown(self.key)}', id={self.id}, account={self.account!r}, plan={self.plan!r})"
+
+
+class RevokeKey(Message, frozen=True):
+    """Revoke the key named by its id, by itself, or by the beginning of its shown form. Answered by its `KeyRecord`."""
+
+    key: str
+
+    def __repr__(self) -> str:
+        return f"RevokeKey(key='{shown(self.key) if len(self.key) > 20 else self.key}')"
+
+
+class ListKeys(Message, frozen=True):
+    """Keys in the order of their ids, of one account or of all, those after id `after`. Answered by `KeyRecords`."""
+
+    account: str | None = None
+    after: int = 0
+
+
+class KeyRecord(Message, frozen=True):
+    """A key as listings show it. Times are seconds since 1970 UTC."""
+
+    id: int
+    account: str
+    shown: str
+    label: str
+    kind: KeyKind
+    created_at: int
+    revoked_at: int | None
+
+
+class KeyRecords(Message, frozen=True):
+    """A page of keys; `after` is what to ask the next page with, None on the last."""
+
+    rows: tuple[KeyRecord, ...]
+    after: int | None = None
+
+
+class CreateAccount(Message, frozen=True):
+    """A new account. Answered by its `AccountRecord`."""
+
+    name: str
+    plan: str | None = None
+
+
+class SetAccount(Message, frozen=True):
+    """Move an account to another plan, disable or enable it; None changes nothing. Answered by its `AccountRecord`."""
+
+    name: str
+    plan: str | None = None
+    disabled: bool | None = None
+
+
+class ListAccounts(Message, frozen=True):
+    """Accounts in the order of their ids, those after id `after`. Answered by `AccountRecords`."""
+
+    after: int = 0
+
+
+class AccountRecord(Message, frozen=True):
+    """An account as listings show it; `keys` counts those not revoked."""
+
+    id: int
+    name: str
+    plan: str
+    disabled: bool
+    created_at: int
+    keys: int
+
+
+class AccountRecords(Message, frozen=True):
+    """A page of accounts; `after` is what to ask the next page with, None on the last."""
+
+    rows: tuple[AccountRecord, ...]
+    after: int | None = None
+
+
+# Models
+
+
+class FindNative(Message, frozen=True):
+    """Which of `providers` serve the model that they call `model`? Answered by `NativeRecords`, none if none does."""
+
+    model: str
+    providers: tuple[str, ...]
+
+
+class ListNatives(Message, frozen=True):
+    """The models of `providers` that the price list knows, from row `after` on. Answered by `NativeRecords`."""
+
+    providers: tuple[str, ...]
+    after: int = 0
+
+
+class NativeRecord(Message, frozen=True):
+    """What the price list says of one provider's model.
+
+    `model` is the name that was asked for or is listed, `id` what to call it at the provider. `context` is in tokens,
+    prices are in USD per million tokens; what the list does not know is None.
+    """
+
+    model: str
+    provider: str
+    id: str
+    context: int | None
+    input: str | None
+    output: str | None
+    cache_read: str | None
+    deprecated: bool
+
+
+class NativeRecords(Message, frozen=True):
+    """A page of records, those of one model together; `after` is what to ask the next page with, None on the last."""
+
+    rows: tuple[NativeRecord, ...]
+    after: int | None = None
+
+
+AnyMessage = (
+    Hello
+    | Welcome
+    | Identify
+    | Identity
+    | Forget
+    | ForgetAll
+    | Failed
+    | CreateKey
+    | CreatedKey
+    | RevokeKey
+    | ListKeys
+    | KeyRecord
+    | KeyRecords
+    | CreateAccount
+    | SetAccount
+    | ListAccounts
+    | AccountRecord
+    | AccountRecords
+    | FindNative
+    | ListNatives
+    | NativeRecord
+    | NativeRecords
+    | None
+)

@@ -1,0 +1,1 @@
+"""Pure decisions: state, clock and dice are arguments, nothing is asked or sent."""

@@ -1,0 +1,119 @@
+"""The lines of a journal: what a worker writes down and the keeper's books are made of.
+
+A journal is the only thing that the hot path writes. A request is `Opened` before the first byte goes upstream and
+`Settled` before the last byte goes to the caller; attempts that failed stand in between. Lines are MessagePack arrays
+that begin with their tag. Ids are the 26 characters of a ULID, times are milliseconds since 1970 UTC, money is in
+integer nano-dollars (10⁻⁹ USD), counts of tokens are disjoint.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens, each counted once: the prompt is the sum of the first six, the completion that of the last four."""
+
+    fresh: int = 0  # text of the prompt that no cache had
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    audio_input: int = 0
+    image_input: int = 0
+    output: int = 0  # without what stands below
+    reasoning: int = 0
+    audio_output: int = 0
+    image_output: int = 0
+
+    @property
+    def prompt(self) -> int:
+        """Everything that went in."""
+        return (
+            self.fresh
+            + self.cache_read
+            + self.cache_write_5m
+            + self.cache_write_1h
+            + self.audio_input
+            + self.image_input
+        )
+
+    @property
+    def completion(self) -> int:
+        """Everything that came out."""
+        return self.output + self.reasoning + self.audio_output + self.image_output
+
+
+class Line(msgspec.Struct, frozen=True, array_like=True):
+    """Whatever stands in a journal."""
+
+
+class Opened(Line, frozen=True, tag=1):
+    """A request is about to cost something. `holds`: units it has taken of each meter, by the meter's name."""
+
+    id: bytes
+    at: int
+    account: int
+    key: int  # 0 for a JWT
+    plan: str
+    model: str  # as the caller asked for it
+    stream: bool
+    holds: tuple[tuple[str, int], ...]
+    estimate: int  # tokens of the prompt, estimated
+
+
+class Attempted(Line, frozen=True, tag=2):
+    """An attempt at an upstream failed. `status` is the upstream's, 0 if it sent none."""
+
+    id: bytes
+    number: int  # 1 for a request's first
+    at: int
+    provider: str
+    model: str
+    code: str
+    status: int
+    milliseconds: int
+
+
+class Settled(Line, frozen=True, tag=3):
+    """A request is over, however it ended.
+
+    `status` is the HTTP status that the caller saw; `code` is empty for a whole answer, a row of `errors.TABLE`, or
+    CLIENT_GONE. `requests` is what stays counted: 0 gives the request back. `tokens` and `cost` replace what was
+    reserved. `price` names the version in `prices`. `raw` is the usage as the upstream wrote it, JSON, or empty.
+    """
+
+    id: bytes
+    at: int
+    status: int
+    code: str
+    provider: str
+    upstream_model: str
+    attempts: int
+    requests: int
+    tokens: int
+    cost: int
+    price: str
+    usage: Usage
+    estimated: bool
+    first_token: int  # milliseconds from arrival to the first byte of the answer; 0 if there was none
+    latency: int  # milliseconds from arrival to the end
+    raw: bytes
+
+
+class Tally(Line, frozen=True, tag=4):
+    """What a worker counted since its last tally: refusals by code, calls for leases, look-ups of keys."""
+
+    at: int
+    refusals: dict[str, int]
+    takes: int
+    look_ups: int
+
+
+class Priced(Line, frozen=True, tag=5):
+    """A price that lines of this journal name: written before the first of them. `terms` is JSON, for receipts."""
+
+    version: str
+    terms: bytes
+
+
+AnyLine = Opened | Attempted | Settled | Tally | Priced
