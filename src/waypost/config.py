@@ -88,7 +88,7 @@ class Store(Table, frozen=True):
 
 
 class Jwt(Table, frozen=True):
-    """`[jwt]`: tokens that are taken in a key's place; exactly one of `secret`, `public_key` and `jwks` verifies them."""
+    """`[jwt]`: tokens in a key's place. Exactly one of `secret`, `public_key` and `jwks` verifies them."""
 
     algorithms: tuple[Algorithm, ...] = ("HS256",)
     secret: Secret | None = None

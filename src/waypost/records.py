@@ -59,6 +59,7 @@ class Opened(Line, frozen=True, tag=1):
     stream: bool
     holds: tuple[tuple[str, int], ...]
     estimate: int  # tokens of the prompt, estimated
+    estimated_cost: int  # what those tokens cost: the charge if the worker dies before it can say more
 
 
 class Attempted(Line, frozen=True, tag=2):

@@ -79,6 +79,7 @@ requests = Table(
     Column("stream", Boolean, nullable=False),
     Column("holds", LargeBinary, nullable=False),  # MessagePack: [[meter, units reserved], …]
     Column("estimate", BigInteger, nullable=False),
+    Column("estimated_cost", BigInteger, nullable=False),
     Column("journal", String(60), nullable=False),  # the worker's
     # NULL while the request is open
     Column("status", Integer, nullable=True),
