@@ -76,7 +76,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     efforts: tuple[Effort, ...] = ("low", "medium", "high")  # what may be asked for, least first
     reasons_by_default: bool = False
     must_reason: bool = False  # can't be turned off
-    budgets: dict[Effort, int] = BUDGETS
+    budgets: dict[Effort, int] = msgspec.field(default_factory=lambda: BUDGETS)
     default_output: int = 8192  # tokens, where the upstream demands a limit and the caller gave none
     max_output: int | None = None
     prefill: bool = True  # may the last message be the assistant's?

@@ -184,7 +184,7 @@ def decode_field(name: str, raw: msgspec.Raw, decode: Any) -> Any:
     except msgspec.ValidationError as error:
         found = PATH.match(str(error))
         why, path = (found[1], found[2] or "") if found is not None else (str(error), "")
-        raise invalid(name + path, why.replace("`", "").lower()) from None
+        raise invalid(name + path, why[:1].lower() + why[1:].replace("`", "")) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(name, f"is not valid JSON: {error}") from None
 
@@ -268,19 +268,19 @@ def parse_tool_choice(said: dict[str, Any], tools: tuple[Tool, ...], has_native:
     choice = said.get("tool_choice", said.get("function_call"))
     if choice is None:
         return None
-    names = {tool.function.name for tool in tools}
     match choice:
         case FunctionChoice():
-            made, named = ToolChoice("required", choice.function.name), (choice.function.name,)
+            made = ToolChoice("required", choice.function.name)
         case NamedFunction():
-            made, named = ToolChoice("required", choice.name), (choice.name,)
+            made = ToolChoice("required", choice.name)
         case AllowedToolsChoice():
-            named = tuple(tool.function.name for tool in choice.allowed_tools.tools)
-            made = ToolChoice(choice.allowed_tools.mode, allowed=named)
+            allowed = tuple(tool.function.name for tool in choice.allowed_tools.tools)
+            made = ToolChoice(choice.allowed_tools.mode, allowed=allowed)
         case _:
-            made, named = ToolChoice(choice), ()
-    for name in named:
-        if name not in names:
+            made = ToolChoice(choice)
+    names = {tool.function.name for tool in tools}
+    for name in (made.name, *made.allowed):
+        if name and name not in names:
             raise invalid("tool_choice", f"there is no function {name!r} among the tools")
     if made.mode == "required" and not tools and not has_native:
         raise invalid("tool_choice", "needs tools")

@@ -1,0 +1,234 @@
+"""Completions and events, rendered as OpenAI's chat completion and its chunks for the caller.
+
+Source of the wire facts: OpenAI's API reference for chat completions and what its own SDK reads; `reasoning_content` is
+DeepSeek's, `reasoning_details` and `images` are OpenRouter's, `extra_content` is Google's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from waypost.completion import (
+    AnyEvent,
+    ArgumentsDelta,
+    BadAnswer,
+    Choice,
+    Cited,
+    Completion,
+    ExtraContent,
+    Failed,
+    Finish,
+    ImageMade,
+    ReasoningDelta,
+    ReasoningDone,
+    RefusalDelta,
+    TextDelta,
+    ToolCallStart,
+    UrlCitation,
+    UsageReport,
+)
+from waypost.records import Usage
+
+encode = msgspec.json.Encoder().encode
+DONE = b"data: [DONE]\n\n"
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """What is ours in an answer, as JSON; `created` is in seconds since 1970 UTC."""
+
+    id: msgspec.Raw
+    model: msgspec.Raw  # the caller's own spelling
+    provider: msgspec.Raw
+    created: int
+
+
+def render_completion(completion: Completion, stamp: Stamp, latency_ms: int, show_reasoning: bool = True) -> bytes:
+    """A whole answer."""
+    answer: dict[str, Any] = {
+        "id": stamp.id,
+        "object": "chat.completion",
+        "created": stamp.created,
+        "model": stamp.model,
+        "choices": [render_choice(choice, show_reasoning) for choice in completion.choices],
+    }
+    if completion.usage is not None:
+        answer["usage"] = render_usage(completion.usage)
+    answer["provider"] = stamp.provider
+    answer["latency_ms"] = latency_ms
+    return encode(answer)
+
+
+def render_choice(choice: Choice, show_reasoning: bool) -> dict[str, Any]:
+    """One of `choices`. What must come back for the next turn is there even where the reasoning is not shown."""
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": choice.refusal}
+    if choice.reasoning and show_reasoning:
+        message["reasoning_content"] = choice.reasoning
+    if choice.reasoning_details:
+        message["reasoning_details"] = choice.reasoning_details
+    if choice.tool_calls:
+        message["tool_calls"] = choice.tool_calls
+    if choice.annotations:
+        message["annotations"] = [render_citation(citation) for citation in choice.annotations]
+    if choice.images:
+        message["images"] = [render_image(url) for url in choice.images]
+    if choice.extra:
+        message["extra_content"] = choice.extra
+    rendered = {
+        "index": choice.index,
+        "message": message,
+        "finish_reason": choice.finish_reason,
+        "logprobs": choice.logprobs,
+    }
+    if choice.native_finish_reason:
+        rendered["native_finish_reason"] = choice.native_finish_reason
+    return rendered
+
+
+def render_citation(citation: UrlCitation) -> dict[str, Any]:
+    """One of `annotations`."""
+    return {"type": "url_citation", "url_citation": citation}
+
+
+def render_image(url: str) -> dict[str, Any]:
+    """One of `images`."""
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def render_usage(usage: Usage) -> dict[str, Any]:
+    """Disjoint counters → OpenAI's `usage`, where the details are parts of the totals."""
+    prompt, completion = usage.prompt, usage.completion
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cache_read,
+            "cache_write_tokens": usage.cache_write_5m + usage.cache_write_1h,
+            "audio_tokens": usage.audio_input,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning,
+            "audio_tokens": usage.audio_output,
+        },
+    }
+
+
+class StreamRenderer:
+    """Events → chunks. The finish is kept back until `end`, since the last chunk carries provider and latency."""
+
+    __slots__ = ("_begun", "_finishes", "_frame", "_show_reasoning", "_stamp", "_tail", "_tail_of_text", "_usage", "_wants_usage", "usage")  # fmt: skip
+
+    def __init__(self, stamp: Stamp, include_usage: bool, show_reasoning: bool = True) -> None:
+        """`include_usage`: the caller wants the usage chunk; then every other chunk says that it has none."""
+        self._stamp = stamp
+        self._wants_usage = include_usage
+        self._show_reasoning = show_reasoning
+        head = {"id": stamp.id, "object": "chat.completion.chunk", "created": stamp.created, "model": stamp.model}
+        self._frame = b'data: %b,"choices":[{"index":' % encode(head)[:-1]
+        self._tail = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
+        self._tail_of_text = b'},"finish_reason":null' + self._tail
+        self._begun: set[int] = set()  # choices whose role has been said
+        self._finishes: dict[int, Finish] = {}
+        self.usage: UsageReport | None = None  # the latest
+
+    def feed(self, events: Iterable[AnyEvent]) -> bytes:
+        """The chunks of these events. Raises BadAnswer at Failed: its message is the upstream's own."""
+        out = []
+        for event in events:
+            kind = type(event)
+            if kind is TextDelta and event.logprobs is None:  # type: ignore[union-attr]
+                out.append(self._delta(event.choice, b'"content":', encode(event.text)))  # type: ignore[union-attr]
+            elif kind is UsageReport:
+                self.usage = event  # type: ignore[assignment]
+            else:
+                out.append(self._rare(event))
+        return b"".join(out)
+
+    def _delta(self, choice: int, name: bytes, value: bytes) -> bytes:
+        role = b""
+        if choice not in self._begun:
+            self._begun.add(choice)
+            role = b'%b%d,"delta":{"role":"assistant","content":""%b' % (self._frame, choice, self._tail_of_text)
+        return b'%b%b%d,"delta":{%b%b%b' % (role, self._frame, choice, name, value, self._tail_of_text)
+
+    def _rare(self, event: AnyEvent) -> bytes:
+        match event:
+            case ArgumentsDelta():
+                call = {"index": event.index, "function": {"arguments": event.text}}
+                return self._delta(event.choice, b'"tool_calls":', encode([call]))
+            case ReasoningDelta():
+                if not self._show_reasoning:
+                    return b""
+                return self._delta(event.choice, b'"reasoning_content":', encode(event.text))
+            case ReasoningDone():
+                return self._delta(event.choice, b'"reasoning_details":', encode([event.detail]))
+            case ToolCallStart():
+                return self._delta(event.choice, b'"tool_calls":', encode([render_call_start(event)]))
+            case RefusalDelta():
+                return self._delta(event.choice, b'"refusal":', encode(event.text))
+            case Cited():
+                return self._delta(event.choice, b'"annotations":', encode([render_citation(event.citation)]))
+            case ImageMade():
+                return self._delta(event.choice, b'"images":', encode([render_image(event.url)]))
+            case ExtraContent():
+                return self._delta(event.choice, b'"extra_content":', encode(event.extra))
+            case TextDelta():  # with logprobs, which stand beside the delta
+                said = self._delta(event.choice, b'"content":', encode(event.text))
+                beside = b'},"logprobs":%b,"finish_reason":null%b' % (encode(event.logprobs), self._tail)
+                return said.removesuffix(self._tail_of_text) + beside
+            case Finish():
+                self._finishes[event.choice] = event
+                return b"" if event.choice in self._begun else self._delta(event.choice, b"", b"")
+            case Failed():
+                raise BadAnswer(event.fault.message or "the upstream failed in its stream")
+            case UsageReport():
+                self.usage = event
+                return b""
+
+    def end(self, latency_ms: int) -> bytes:
+        """The finish of every choice, usage where it was asked for, [DONE]; our extensions on the last JSON chunk."""
+        chunks = [self._bare([render_finish(finish)]) for _, finish in sorted(self._finishes.items())]
+        if self._wants_usage:
+            for chunk in chunks:
+                chunk["usage"] = None
+            if self.usage is not None:
+                chunks.append({**self._bare([]), "usage": render_usage(self.usage.usage)})
+        if not chunks:
+            chunks.append(self._bare([{"index": 0, "delta": {}, "finish_reason": None}]))
+        chunks[-1]["provider"] = self._stamp.provider
+        chunks[-1]["latency_ms"] = latency_ms
+        return b"".join(b"data: %b\n\n" % encode(chunk) for chunk in chunks) + DONE
+
+    def _bare(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        stamp = self._stamp
+        return {
+            "id": stamp.id,
+            "object": "chat.completion.chunk",
+            "created": stamp.created,
+            "model": stamp.model,
+            "choices": choices,
+        }
+
+
+def render_call_start(event: ToolCallStart) -> dict[str, Any]:
+    """The first chunk of a tool call: all but its arguments."""
+    call: dict[str, Any] = {
+        "index": event.index,
+        "id": event.id,
+        "type": "function",
+        "function": {"name": event.name, "arguments": ""},
+    }
+    if event.extra:
+        call["extra_content"] = event.extra
+    return call
+
+
+def render_finish(finish: Finish) -> dict[str, Any]:
+    """The choice of a finish chunk."""
+    rendered: dict[str, Any] = {"index": finish.choice, "delta": {}, "finish_reason": finish.reason}
+    if finish.native:
+        rendered["native_finish_reason"] = finish.native
+    return rendered
