@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from waypost.chat import ReasoningDetail
 from waypost.completion import (
     AnyEvent,
     ArgumentsDelta,
@@ -62,12 +63,13 @@ def render_completion(completion: Completion, stamp: Stamp, latency_ms: int, sho
 
 
 def render_choice(choice: Choice, show_reasoning: bool) -> dict[str, Any]:
-    """One of `choices`. What must come back for the next turn is there even where the reasoning is not shown."""
+    """One of `choices`. Of reasoning that is not to be shown, what nobody can read is there all the same."""
     message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": choice.refusal}
     if choice.reasoning and show_reasoning:
         message["reasoning_content"] = choice.reasoning
-    if choice.reasoning_details:
-        message["reasoning_details"] = choice.reasoning_details
+    details = [detail for detail in choice.reasoning_details if show_reasoning or is_opaque(detail)]
+    if details:
+        message["reasoning_details"] = details
     if choice.tool_calls:
         message["tool_calls"] = choice.tool_calls
     if choice.annotations:
@@ -85,6 +87,11 @@ def render_choice(choice: Choice, show_reasoning: bool) -> dict[str, Any]:
     if choice.native_finish_reason:
         rendered["native_finish_reason"] = choice.native_finish_reason
     return rendered
+
+
+def is_opaque(detail: ReasoningDetail) -> bool:
+    """Nothing in it can be read."""
+    return not detail.text and not detail.summary
 
 
 def render_citation(citation: UrlCitation) -> dict[str, Any]:
@@ -119,7 +126,9 @@ def render_usage(usage: Usage) -> dict[str, Any]:
 class StreamRenderer:
     """Events → chunks. The finish is kept back until `end`, since the last chunk carries provider and latency."""
 
-    __slots__ = ("_begun", "_finishes", "_frame", "_show_reasoning", "_stamp", "_tail", "_tail_of_text", "_usage", "_wants_usage", "usage")  # fmt: skip
+    __slots__ = (
+        "_begun", "_finishes", "_frame", "_show_reasoning", "_stamp", "_tail", "_tail_of_text", "_wants_usage", "usage",
+    )  # fmt: skip
 
     def __init__(self, stamp: Stamp, include_usage: bool, show_reasoning: bool = True) -> None:
         """`include_usage`: the caller wants the usage chunk; then every other chunk says that it has none."""
@@ -138,21 +147,20 @@ class StreamRenderer:
         """The chunks of these events. Raises BadAnswer at Failed: its message is the upstream's own."""
         out = []
         for event in events:
-            kind = type(event)
-            if kind is TextDelta and event.logprobs is None:  # type: ignore[union-attr]
-                out.append(self._delta(event.choice, b'"content":', encode(event.text)))  # type: ignore[union-attr]
-            elif kind is UsageReport:
-                self.usage = event  # type: ignore[assignment]
+            if isinstance(event, TextDelta) and event.logprobs is None:
+                out.append(self._delta(event.choice, b'"content":', encode(event.text)))
             else:
                 out.append(self._rare(event))
         return b"".join(out)
 
     def _delta(self, choice: int, name: bytes, value: bytes) -> bytes:
-        role = b""
-        if choice not in self._begun:
-            self._begun.add(choice)
-            role = b'%b%d,"delta":{"role":"assistant","content":""%b' % (self._frame, choice, self._tail_of_text)
+        role = b"" if choice in self._begun else self._role(choice)
         return b'%b%b%d,"delta":{%b%b%b' % (role, self._frame, choice, name, value, self._tail_of_text)
+
+    def _role(self, choice: int) -> bytes:
+        """A choice's first chunk."""
+        self._begun.add(choice)
+        return b'%b%d,"delta":{"role":"assistant","content":""%b' % (self._frame, choice, self._tail_of_text)
 
     def _rare(self, event: AnyEvent) -> bytes:
         match event:
@@ -164,6 +172,8 @@ class StreamRenderer:
                     return b""
                 return self._delta(event.choice, b'"reasoning_content":', encode(event.text))
             case ReasoningDone():
+                if not (self._show_reasoning or is_opaque(event.detail)):
+                    return b""
                 return self._delta(event.choice, b'"reasoning_details":', encode([event.detail]))
             case ToolCallStart():
                 return self._delta(event.choice, b'"tool_calls":', encode([render_call_start(event)]))
@@ -181,7 +191,7 @@ class StreamRenderer:
                 return said.removesuffix(self._tail_of_text) + beside
             case Finish():
                 self._finishes[event.choice] = event
-                return b"" if event.choice in self._begun else self._delta(event.choice, b"", b"")
+                return b"" if event.choice in self._begun else self._role(event.choice)
             case Failed():
                 raise BadAnswer(event.fault.message or "the upstream failed in its stream")
             case UsageReport():
