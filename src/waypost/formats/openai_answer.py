@@ -164,39 +164,24 @@ class StreamRenderer:
 
     def _rare(self, event: AnyEvent) -> bytes:
         match event:
-            case ArgumentsDelta():
-                call = {"index": event.index, "function": {"arguments": event.text}}
-                return self._delta(event.choice, b'"tool_calls":', encode([call]))
-            case ReasoningDelta():
-                if not self._show_reasoning:
-                    return b""
-                return self._delta(event.choice, b'"reasoning_content":', encode(event.text))
-            case ReasoningDone():
-                if not (self._show_reasoning or is_opaque(event.detail)):
-                    return b""
-                return self._delta(event.choice, b'"reasoning_details":', encode([event.detail]))
-            case ToolCallStart():
-                return self._delta(event.choice, b'"tool_calls":', encode([render_call_start(event)]))
-            case RefusalDelta():
-                return self._delta(event.choice, b'"refusal":', encode(event.text))
-            case Cited():
-                return self._delta(event.choice, b'"annotations":', encode([render_citation(event.citation)]))
-            case ImageMade():
-                return self._delta(event.choice, b'"images":', encode([render_image(event.url)]))
-            case ExtraContent():
-                return self._delta(event.choice, b'"extra_content":', encode(event.extra))
+            case Finish():
+                self._finishes[event.choice] = event
+                return b"" if event.choice in self._begun else self._role(event.choice)
+            case UsageReport():
+                self.usage = event
+                return b""
+            case Failed():
+                raise BadAnswer(event.fault.message or "the upstream failed in its stream")
             case TextDelta():  # with logprobs, which stand beside the delta
                 said = self._delta(event.choice, b'"content":', encode(event.text))
                 beside = b'},"logprobs":%b,"finish_reason":null%b' % (encode(event.logprobs), self._tail)
                 return said.removesuffix(self._tail_of_text) + beside
-            case Finish():
-                self._finishes[event.choice] = event
-                return b"" if event.choice in self._begun else self._role(event.choice)
-            case Failed():
-                raise BadAnswer(event.fault.message or "the upstream failed in its stream")
-            case UsageReport():
-                self.usage = event
+            case ReasoningDelta() if not self._show_reasoning:
                 return b""
+            case ReasoningDone() if not (self._show_reasoning or is_opaque(event.detail)):
+                return b""
+        name, value = render_delta(event)
+        return self._delta(event.choice, b'"%b":' % name, encode(value))
 
     def end(self, latency_ms: int) -> bytes:
         """The finish of every choice, usage where it was asked for, [DONE]; our extensions on the last JSON chunk."""
@@ -221,6 +206,30 @@ class StreamRenderer:
             "model": stamp.model,
             "choices": choices,
         }
+
+
+Said = ReasoningDelta | ReasoningDone | RefusalDelta | ToolCallStart | ArgumentsDelta | Cited | ImageMade | ExtraContent
+
+
+def render_delta(event: Said) -> tuple[bytes, Any]:
+    """What stands in `delta`: its name, and its value."""
+    match event:
+        case ArgumentsDelta():
+            return b"tool_calls", [{"index": event.index, "function": {"arguments": event.text}}]
+        case ReasoningDelta():
+            return b"reasoning_content", event.text
+        case ReasoningDone():
+            return b"reasoning_details", [event.detail]
+        case ToolCallStart():
+            return b"tool_calls", [render_call_start(event)]
+        case RefusalDelta():
+            return b"refusal", event.text
+        case Cited():
+            return b"annotations", [render_citation(event.citation)]
+        case ImageMade():
+            return b"images", [render_image(event.url)]
+        case ExtraContent():
+            return b"extra_content", event.extra
 
 
 def render_call_start(event: ToolCallStart) -> dict[str, Any]:
