@@ -18,7 +18,8 @@ values in, bytes and values out; no clock, no dice, no globals that change. `ant
 - `parse_response(body, reading)` makes a `Completion`, or raises `BadAnswer` where the next target should be tried.
 - `stream_parser(reading)` gives a fresh parser for one answer. `feed(bytes)` takes any split of the bytes, inside of a
   UTF-8 character too, and returns events as soon as they are whole; `end()` is called once the upstream's body is
-  complete and raises `BadAnswer` where no finish was seen. An error in the stream is the event `Failed`.
+  complete. Neither raises: an error in the stream, an event that can't be read and an end without a finish are the
+  event `Failed`, after which `done` is set and nothing more is said, so that what came before it is not lost.
   Usage is reported as often as the upstream does, each report the merged total so far.
   For the same answer, `fold(events)` equals what `parse_response` makes of the whole body: tests hold it to that.
 - `parse_error(status, body)` makes a `Fault`. Matching words of a message is allowed there and nowhere else.
@@ -39,7 +40,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from waypost.chat import CacheControl, Chat, Content, Effort, Object, Part, TextPart
-from waypost.completion import AnyEvent, Completion, Fault
+from waypost.completion import AnyEvent, Completion, Failed, Fault
 from waypost.errors import Refusal
 
 Modality = Literal["text", "image", "pdf", "audio", "video"]
@@ -112,10 +113,15 @@ class StreamParser(Protocol):
     model: str  # the model that the upstream says it is
 
     def feed(self, data: bytes) -> list[AnyEvent]:
-        """What these bytes complete. Raises BadAnswer."""
+        """What these bytes complete."""
 
     def end(self) -> list[AnyEvent]:
-        """No more bytes come. Raises BadAnswer where the answer is not whole."""
+        """No more bytes come: Failed where the answer is not whole, unless that has been said."""
+
+
+def failed(message: str) -> Failed:
+    """The upstream's stream is not what it should be."""
+    return Failed(Fault("server", message))
 
 
 class Format(Protocol):

@@ -15,7 +15,6 @@ from waypost.chat import ReasoningDetail
 from waypost.completion import (
     AnyEvent,
     ArgumentsDelta,
-    BadAnswer,
     Choice,
     Cited,
     Completion,
@@ -144,7 +143,7 @@ class StreamRenderer:
         self.usage: UsageReport | None = None  # the latest
 
     def feed(self, events: Iterable[AnyEvent]) -> bytes:
-        """The chunks of these events. Raises BadAnswer at Failed: its message is the upstream's own."""
+        """The chunks of these events; Failed, which whoever reads the stream must see to, makes none."""
         out = []
         for event in events:
             if isinstance(event, TextDelta) and event.logprobs is None:
@@ -171,7 +170,7 @@ class StreamRenderer:
                 self.usage = event
                 return b""
             case Failed():
-                raise BadAnswer(event.fault.message or "the upstream failed in its stream")
+                return b""
             case TextDelta():  # with logprobs, which stand beside the delta
                 said = self._delta(event.choice, b'"content":', encode(event.text))
                 beside = b'},"logprobs":%b,"finish_reason":null%b' % (encode(event.logprobs), self._tail)
