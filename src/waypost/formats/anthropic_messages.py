@@ -301,7 +301,7 @@ def add_instructions(body: dict[str, Any], system: list[Block]) -> None:
 
 
 def add_breakpoints(body: dict[str, Any], chat: Chat, model: Model, marked: list[Block]) -> list[str]:
-    """The caller's breakpoints, as many as there may be from the last; without any, our own where the option says so."""
+    """The caller's breakpoints, the last of too many; without any, our own where the option says so."""
     most = BREAKPOINTS
     if chat.cache_control is not None:
         body["cache_control"] = chat.cache_control
