@@ -126,7 +126,8 @@ class StreamRenderer:
     """Events → chunks. The finish is kept back until `end`, since the last chunk carries provider and latency."""
 
     __slots__ = (
-        "_begun", "_finishes", "_frame", "_show_reasoning", "_stamp", "_tail", "_tail_of_text", "_wants_usage", "usage",
+        "_begun", "_finishes", "_frame", "_listed", "_show_reasoning", "_stamp", "_tail", "_tail_of_text",
+        "_wants_usage", "usage",
     )  # fmt: skip
 
     def __init__(self, stamp: Stamp, include_usage: bool, show_reasoning: bool = True) -> None:
@@ -140,6 +141,7 @@ class StreamRenderer:
         self._tail_of_text = b'},"finish_reason":null' + self._tail
         self._begun: set[int] = set()  # choices whose role has been said
         self._finishes: dict[int, Finish] = {}
+        self._listed: dict[tuple[int, type], int] = {}  # citations and pictures of each choice so far
         self.usage: UsageReport | None = None  # the latest
 
     def feed(self, events: Iterable[AnyEvent]) -> bytes:
@@ -180,6 +182,10 @@ class StreamRenderer:
             case ReasoningDone() if not (self._show_reasoning or is_opaque(event.detail)):
                 return b""
         name, value = render_delta(event)
+        if isinstance(event, Cited | ImageMade):
+            # OpenAI's SDKs add lists up by `index`, and refuse entries without one.
+            place = (event.choice, type(event))
+            value[0]["index"] = self._listed[place] = self._listed.get(place, -1) + 1
         return self._delta(event.choice, b'"%b":' % name, encode(value))
 
     def end(self, latency_ms: int) -> bytes:
