@@ -36,7 +36,7 @@ def test_events(wire: bytes, expected: list[bytes]) -> None:
         assert split([data[at : at + 1] for at in range(len(data))]) == expected
 
 
-payloads = st.lists(st.text(st.characters(exclude_characters="\r\n"), min_size=1), max_size=6)
+payloads = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1), max_size=6)
 
 
 @given(payloads, st.sampled_from([b"\n", b"\r\n", b"\r"]), st.data())

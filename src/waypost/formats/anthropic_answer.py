@@ -237,9 +237,9 @@ class Stream:
 
     def _read(self, event: StreamEvent) -> list[AnyEvent]:
         reader = self._reader
+        if event.type == "content_block_delta" and event.delta is not None:  # nearly always
+            return reader.more(event.delta)
         match event.type:
-            case "content_block_delta" if event.delta is not None:
-                return reader.more(event.delta)
             case "content_block_start":
                 return reader.begin(event.content_block)
             case "content_block_stop":

@@ -18,6 +18,7 @@ from waypost.chat import (
     AudioPart,
     CacheControl,
     Chat,
+    Content,
     FilePart,
     ImagePart,
     Part,
@@ -28,7 +29,7 @@ from waypost.chat import (
     ToolMessage,
     UserMessage,
 )
-from waypost.formats.format import Model, Names, Unsupported, invalid, parse_arguments, parts_of, split_data_url
+from waypost.formats.format import Model, Names, Unsupported, invalid, parse_arguments, split_data_url
 
 Block = dict[str, Any]
 
@@ -73,17 +74,14 @@ class Conversation:
     def add(self, chat: Chat) -> None:
         """Every message. Raises Unsupported, Refusal."""
         for place, message in enumerate(chat.messages):
-            param = f"messages[{place}]"
-            match message:
-                case SystemMessage():
-                    self._add_system(message, param)
-                case UserMessage():
-                    blocks = self._blocks(parts_of(message.content), f"{param}.content")
-                    self._say("user", self._mark_last(blocks, message.cache_control))
-                case ToolMessage():
-                    self._add_result(message, param)
-                case AssistantMessage():
-                    self._say("assistant", self._assistant(message, param))
+            if isinstance(message, UserMessage):
+                self._say("user", self._mark_last(self._content(message.content, place), message.cache_control))
+            elif isinstance(message, AssistantMessage):
+                self._say("assistant", self._assistant(message, place))
+            elif isinstance(message, ToolMessage):
+                self._add_result(message, place)
+            else:
+                self._add_system(message, place)
         if not self.turns:
             if not self.system:
                 raise invalid("messages", "nothing is said in them")
@@ -104,10 +102,10 @@ class Conversation:
         self.turns.append({"role": role, "content": blocks})
         self._results = 0
 
-    def _add_system(self, message: SystemMessage, param: str) -> None:
-        blocks = self._blocks(parts_of(message.content), f"{param}.content")
+    def _add_system(self, message: SystemMessage, place: int) -> None:
+        blocks = self._content(message.content, place)
         if any(block["type"] != "text" for block in blocks):
-            raise Unsupported(f"{param}.content", "a system message may only have text for this upstream")
+            raise Unsupported(f"messages[{place}].content", "a system message may only have text for this upstream")
         blocks = self._mark_last(blocks, message.cache_control)
         # Such a message must follow the user's turn; anywhere else it joins the instructions at the top.
         if self._model.inline_system and self.turns and self.turns[-1]["role"] in ("user", "system"):
@@ -115,7 +113,7 @@ class Conversation:
         else:
             self.system += blocks
 
-    def _add_result(self, message: ToolMessage, param: str) -> None:
+    def _add_result(self, message: ToolMessage, place: int) -> None:
         """A result; those that belong to the same turn stand before whatever else it has."""
         block: Block = {"type": "tool_result", "tool_use_id": self._ids.fit(message.tool_call_id)}
         content = message.content
@@ -123,7 +121,7 @@ class Conversation:
             if content:
                 block["content"] = content
         elif content:
-            inner = self._blocks(content, f"{param}.content")
+            inner = self._content(content, place)
             # A breakpoint on a part counts for the result as a whole.
             mark = next((part.pop("cache_control") for part in reversed(inner) if "cache_control" in part), None)
             self.marked = [one for one in self.marked if not any(one is part for part in inner)]
@@ -141,27 +139,21 @@ class Conversation:
             self._say("user", [block])
         self._results += 1
 
-    def _assistant(self, message: AssistantMessage, param: str) -> list[Block]:
+    def _assistant(self, message: AssistantMessage, place: int) -> list[Block]:
         """Thinking, words, calls."""
         for call in message.tool_calls or ():
             self.called[call.function.name] = None
-        kept = kept_content(message)
-        if kept is not None:
+        if message.extra_content is not None and (kept := kept_content(message)) is not None:
             return kept
-        blocks = replayed_thinking(message)
-        words = self._blocks(parts_of(message.content), f"{param}.content")
-        if not words and message.refusal:
-            words = [{"type": "text", "text": message.refusal}]
-        blocks += words
-        blocks += [
-            {
-                "type": "tool_use",
-                "id": self._ids.fit(call.id),
-                "name": self._names.fit(call.function.name),
-                "input": parse_arguments(call.function.arguments),
-            }
-            for call in message.tool_calls or ()
-        ]
+        blocks = self._content(message.content, place)
+        if not blocks and message.refusal:
+            blocks = [{"type": "text", "text": message.refusal}]
+        if message.reasoning_details:
+            blocks = replayed_thinking(message) + blocks
+        for call in message.tool_calls or ():
+            function = call.function
+            use = {"type": "tool_use", "id": self._ids.fit(call.id), "name": self._names.fit(function.name)}
+            blocks.append({**use, "input": parse_arguments(function.arguments)})
         return self._mark_last(blocks, message.cache_control)
 
     def _check_prefill(self) -> None:
@@ -175,20 +167,23 @@ class Conversation:
 
     # Blocks
 
-    def _blocks(self, parts: Any, param: str) -> list[Block]:
-        """Parts as blocks, without empty text, which is refused."""
-        blocks = []
-        for place, part in enumerate(parts):
+    def _content(self, content: Content, place: int) -> list[Block]:
+        """A message's content as blocks, without empty text, which is refused."""
+        if isinstance(content, str):
+            return [{"type": "text", "text": content}] if content and not content.isspace() else []
+        blocks: list[Block] = []
+        for index, part in enumerate(content or ()):
             if isinstance(part, TextPart | RefusalPart):
                 text = part.text if isinstance(part, TextPart) else part.refusal
-                block = {"type": "text", "text": text} if text and not text.isspace() else None
+                if not text or text.isspace():
+                    continue
+                block: Block = {"type": "text", "text": text}
             else:
-                block = self._medium(part, f"{param}[{place}]")
-            if block is not None:
-                blocks.append(block)
-                mark = getattr(part, "cache_control", None)
-                if mark is not None:
-                    self._mark(block, mark)
+                block = self._medium(part, f"messages[{place}].content[{index}]")
+            blocks.append(block)
+            mark = None if isinstance(part, RefusalPart) else part.cache_control
+            if mark is not None:
+                self._mark(block, mark)
         return blocks
 
     def _medium(self, part: Part, param: str) -> Block:

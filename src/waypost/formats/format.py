@@ -241,7 +241,7 @@ class Names:
         """The same for the same name, and never the same for two."""
         given = self._given.get(name)
         if given is None:
-            given = name
+            given = name  # nearly always
             if not self._fit.fullmatch(name) or name in self._taken:
                 stem = self._other.sub("_", name)[: self._length] or "_"
                 given, number = stem, 2
