@@ -22,6 +22,8 @@ WIRE = pathlib.Path(__file__).parents[3] / "shared" / "wire"
 # provider → the module of its format, and which URLs are chat
 FORMATS: dict[str, tuple[str, str]] = {
     "anthropic": ("anthropic_messages", r"/messages$"),
+    "gemini": ("gemini", r":(generate|streamGenerate)Content$"),
+    "vertex": ("gemini", r":(generate|streamGenerate)Content$"),
 }
 
 

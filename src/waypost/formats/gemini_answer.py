@@ -1,0 +1,389 @@
+"""What Gemini answers: whole responses and streams of them, read by one reader.
+
+Source of the wire facts: ai.google.dev (generateContent, thought signatures, grounding, tokens), google-genai's types,
+and recorded answers. Each event of a stream is a whole GenerateContentResponse with the next parts; there is no end
+marker. Some models give a finish reason with every event, so a choice is finished only when the stream is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from waypost.chat import GEMINI, Extra, Object, ReasoningDetail
+from waypost.completion import (
+    AnyEvent,
+    ArgumentsDelta,
+    BadAnswer,
+    Completion,
+    ExtraContent,
+    Failed,
+    Finish,
+    FinishReason,
+    ImageMade,
+    ReasoningDelta,
+    ReasoningDone,
+    RefusalDelta,
+    TextDelta,
+    ToolCallStart,
+    UsageReport,
+    fold,
+)
+from waypost.formats.fences import Fences
+from waypost.formats.format import Reading, encode, failed
+from waypost.formats.gemini_content import OPAQUE
+from waypost.formats.gemini_errors import Status, fault_of
+from waypost.formats.gemini_parts import (
+    Grounding,
+    Logprobs,
+    Part,
+    Piece,
+    citations_of,
+    compact,
+    is_plain,
+    kept_parts,
+    parse_usage,
+    render_logprobs,
+)
+from waypost.formats.sse import Splitter
+
+FINISH: dict[str, FinishReason] = {
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "MODEL_ARMOR": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
+    "IMAGE_OTHER": "content_filter",
+}  # any other is "stop"
+# The model has answered with what is no answer: another target may do better.
+BROKEN = frozenset({
+    "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "MISSING_THOUGHT_SIGNATURE", "MALFORMED_RESPONSE",
+    "TOO_MANY_TOOL_CALLS",
+})  # fmt: skip
+
+
+class Content(msgspec.Struct, frozen=True):
+    """`content` of a candidate."""
+
+    parts: list[msgspec.Raw] = []
+
+
+class Candidate(msgspec.Struct, frozen=True, rename="camel"):
+    """One answer, or the next parts of it."""
+
+    content: Content | None = None
+    index: int = 0
+    finish_reason: str = ""
+    finish_message: str = ""
+    grounding_metadata: Grounding | None = None
+    logprobs_result: Logprobs | None = None
+
+
+class PromptFeedback(msgspec.Struct, frozen=True, rename="camel"):
+    """Why a prompt was not answered."""
+
+    block_reason: str = ""
+    block_reason_message: str = ""
+
+
+class Response(msgspec.Struct, frozen=True, rename="camel"):
+    """GenerateContentResponse; `error` where a stream breaks."""
+
+    candidates: list[Candidate] = []
+    prompt_feedback: PromptFeedback | None = None
+    usage_metadata: Object | None = None
+    model_version: str = ""
+    response_id: str = ""
+    error: Status | None = None
+
+
+decode_response = msgspec.json.Decoder(Response).decode
+decode_part = msgspec.json.Decoder(Part).decode
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def parse_response(body: bytes, reading: Reading) -> Completion:
+    """A whole response. Raises BadAnswer."""
+    reader = Reader(reading)
+    events: list[AnyEvent] = []
+    try:
+        reader.read(decode_response(body), events)
+        reader.end(events)
+    except UNREADABLE:
+        raise BadAnswer("the upstream's answer is not a response of Gemini's") from None
+    return msgspec.structs.replace(fold(events), id=reader.id, model=reader.model)
+
+
+class Stream:
+    """Server-sent events of one answer → events."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.done = False
+        self.id = ""
+        self.model = ""
+        self._splitter = Splitter()
+        self._reader = Reader(reading)
+
+    def feed(self, data: bytes) -> list[AnyEvent]:
+        """What these bytes complete."""
+        found: list[AnyEvent] = []
+        if self.done:
+            return found
+        try:
+            for payload in self._splitter.feed(data):
+                self._reader.read(decode_response(payload), found)
+                if found and isinstance(found[-1], Failed):
+                    break
+        except BadAnswer as error:
+            found.append(failed(str(error)))
+        except UNREADABLE:
+            found.append(failed("the upstream sent an event that is not a response of Gemini's"))
+        self.id, self.model = self._reader.id, self._reader.model
+        self.done = bool(found) and isinstance(found[-1], Failed)
+        return found
+
+    def end(self) -> list[AnyEvent]:
+        """No more bytes come: whole if every choice has said why it stopped."""
+        found = self.feed(b"\n\n")  # a last event may lack its empty line
+        if not self.done:
+            try:
+                self._reader.end(found)
+            except BadAnswer as error:
+                found.append(failed(str(error)))
+        self.done = True
+        return found
+
+
+class Reader:
+    """Responses in, events out: one answer with all its choices. Owned by one parsing."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.id = ""
+        self.model = ""
+        self._reading = reading
+        self._choices: dict[int, ChoiceReader] = {}
+        self._usage: Object = {}
+
+    def read(self, response: Response, found: list[AnyEvent]) -> None:
+        """The next part of the answer, its events added to `found`. Raises BadAnswer."""
+        self.id = self.id or response.response_id
+        self.model = self.model or response.model_version
+        if response.usage_metadata:
+            self._count(response.usage_metadata, found)
+        if response.error is not None:
+            found.append(Failed(fault_of(response.error.code, response.error)))
+            return
+        for candidate in response.candidates:
+            self._choice(candidate.index).read(candidate, self.id, found)
+        feedback = response.prompt_feedback
+        if feedback is not None and feedback.block_reason and not self._choices:
+            self._choice(0).block(feedback.block_reason, feedback.block_reason_message)
+
+    def end(self, found: list[AnyEvent]) -> None:
+        """The answer is complete. Raises BadAnswer where it is not."""
+        if found and isinstance(found[-1], Failed):
+            return
+        if not self._choices:
+            raise BadAnswer("the upstream's answer has no candidates")
+        if not all(choice.reason for choice in self._choices.values()):
+            raise BadAnswer("the upstream's answer ended without a finish reason")
+        for choice in self._choices.values():
+            choice.end(found)
+
+    def _choice(self, index: int) -> ChoiceReader:
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = ChoiceReader(index, self._reading)
+        return choice
+
+    def _count(self, usage: Object, found: list[AnyEvent]) -> None:
+        """Counts are those of the answer so far; one that is left out stays what it was."""
+        self._usage = self._usage | usage
+        raw = encode(self._usage)
+        counted = parse_usage(raw)
+        if counted is not None:
+            found.append(UsageReport(counted, msgspec.Raw(raw)))
+
+
+class ChoiceReader:
+    """Parts in, events out: one choice in the making."""
+
+    def __init__(self, index: int, reading: Reading) -> None:
+        self.reason = ""
+        self._index = index
+        self._reading = reading
+        self._fences = Fences() if reading.strip_fences else None
+        self._message = ""
+        self._is_blocked = False  # the prompt was refused
+        self._pieces: list[Piece] = []
+        self._is_thinking = False  # the last piece is a thought that may go on
+        self._thoughts = 0  # thoughts begun
+        self._details = 0
+        self._calls = 0
+        self._said: list[str] = []
+        self._held: list[str] = []  # words that are said only if the answer does not come by the schema's tool
+        self._is_schema = False  # the answer has come by the schema's tool
+        self._grounding: Grounding | None = None
+
+    def read(self, candidate: Candidate, id: str, found: list[AnyEvent]) -> None:
+        """The next parts. Raises BadAnswer where the model broke off."""
+        logprobs = candidate.logprobs_result
+        for raw in candidate.content.parts if candidate.content is not None else ():
+            part = decode_part(raw)
+            if self._is_thinking and not part.is_thought:
+                self._close_thought(found)
+            if part.function_call is not None:
+                self._call(part, raw, id, found)
+            elif part.is_thought:
+                self._think(part, found)
+            elif part.inline_data is not None:
+                self._show(part, found)
+            elif part.text is not None:
+                self._say(part, logprobs, found)
+                logprobs = None
+            else:
+                self._pieces.append(Piece("?", raw=raw))
+        if candidate.grounding_metadata is not None:
+            self._grounding = candidate.grounding_metadata
+        if candidate.finish_reason:
+            self.reason = candidate.finish_reason
+            self._message = candidate.finish_message
+            if self.reason in BROKEN:
+                raise BadAnswer(self._message or f"the upstream's model broke off: {self.reason}")
+
+    def block(self, reason: str, message: str) -> None:
+        """The prompt was refused."""
+        self.reason = reason
+        self._message = message
+        self._is_blocked = True
+
+    def end(self, found: list[AnyEvent]) -> None:
+        """It is complete."""
+        choice = self._index
+        if self._is_thinking:
+            self._close_thought(found)
+        rest = "".join(self._held) if not self._is_schema else ""
+        if self._fences is not None:
+            rest += self._fences.end()
+        if rest:
+            self._said.append(rest)
+            found.append(TextDelta(rest, choice))
+        if self._grounding is not None and not self._is_schema:
+            found += citations_of(self._grounding, "".join(self._said), choice)
+        finish = "content_filter" if self._is_blocked else FINISH.get(self.reason, "stop")
+        if finish == "content_filter":
+            found.append(RefusalDelta(self._message or f"The answer was blocked: {self.reason}.", choice))
+        elif finish == "stop" and self._calls:
+            finish = "tool_calls"
+        if not self._is_schema and not is_plain(self._pieces):
+            kept = encode({"parts": kept_parts(self._pieces)})
+            found.append(ExtraContent({OPAQUE: msgspec.Raw(kept)}, choice))
+        found.append(Finish(finish, self.reason, choice))
+
+    # Parts
+
+    def _think(self, part: Part, found: list[AnyEvent]) -> None:
+        """More of a thought; one that goes on is one piece, whatever it comes in. Its pictures are not kept."""
+        text = part.text or ""
+        if not text and not part.thought_signature:
+            return
+        if not self._is_thinking:
+            self._is_thinking = True
+            self._pieces.append(Piece("T"))
+            self._thoughts += bool(text)
+            if text and self._thoughts > 1:
+                found.append(ReasoningDelta("\n\n", self._index))
+        if text:
+            found.append(ReasoningDelta(text, self._index))
+        self._pieces[-1].add(text, part.thought_signature)
+        if part.thought_signature:
+            self._close_thought(found)
+
+    def _close_thought(self, found: list[AnyEvent]) -> None:
+        self._is_thinking = False
+        piece = self._pieces[-1]
+        detail = ReasoningDetail(
+            "reasoning.text", text=piece.text, signature=piece.signature or None, format=GEMINI, index=self._next(),
+        )  # fmt: skip
+        found.append(ReasoningDone(detail, self._index))
+
+    def _say(self, part: Part, logprobs: Logprobs | None, found: list[AnyEvent]) -> None:
+        text = part.text or ""
+        if not text and not part.thought_signature:
+            return
+        if not self._pieces or self._pieces[-1].letter != "W" or (text and self._pieces[-1].signature):
+            self._pieces.append(Piece("W"))
+        self._pieces[-1].add(text, part.thought_signature)
+        if part.thought_signature:
+            self._sign(part.thought_signature, None, found)
+        if self._reading.schema_tool:
+            self._held.append(text)
+            return
+        if self._fences is not None:
+            text = self._fences.feed(text)
+        if text:
+            self._said.append(text)
+            rendered = render_logprobs(logprobs) if logprobs is not None else None
+            found.append(TextDelta(text, self._index, rendered))
+
+    def _call(self, part: Part, raw: msgspec.Raw, id: str, found: list[AnyEvent]) -> None:
+        """A call, whole. Gemini may give it no id: then it gets one that is the same whenever the answer is read."""
+        call = part.function_call
+        assert call is not None
+        arguments = compact(call.args)
+        if self._reading.schema_tool and call.name == self._reading.schema_tool:
+            if not self._is_schema:
+                self._said.append(arguments)
+                found.append(TextDelta(arguments, self._index))
+            self._is_schema = True
+            return
+        if self._calls and self._reading.first_call_only:
+            return
+        index = self._calls
+        self._calls += 1
+        call_id = call.id or minted_id(id or digest(raw), self._index, index)
+        signature = part.thought_signature
+        extra: Extra | None = None
+        if signature:
+            extra = {OPAQUE: msgspec.Raw(encode({"thought_signature": signature}))}
+            self._sign(signature, call_id, found)
+        self._pieces.append(Piece("C", raw=raw, id="" if call.id else call_id))
+        name = self._reading.names.get(call.name, call.name)
+        found.append(ToolCallStart(index, call_id, name, self._index, extra))
+        found.append(ArgumentsDelta(index, arguments, self._index))
+
+    def _show(self, part: Part, found: list[AnyEvent]) -> None:
+        """A picture; other media have no place in the vocabulary."""
+        blob = part.inline_data
+        assert blob is not None
+        if part.thought_signature:
+            self._sign(part.thought_signature, None, found)
+        if blob.mime_type.startswith("image/"):
+            found.append(ImageMade(f"data:{blob.mime_type};base64,{blob.data}", self._index))
+
+    def _sign(self, signature: str, id: str | None, found: list[AnyEvent]) -> None:
+        """A signature that must come back with the call of that id, or with the text."""
+        detail = ReasoningDetail("reasoning.encrypted", data=signature, id=id, format=GEMINI, index=self._next())
+        found.append(ReasoningDone(detail, self._index))
+
+    def _next(self) -> int:
+        self._details += 1
+        return self._details - 1
+
+
+def minted_id(answer: str, choice: int, index: int) -> str:
+    """An id for a call, by the answer that it stands in: at most 40 characters, as OpenAI has it."""
+    place = f"{index}" if choice == 0 else f"{choice}_{index}"
+    return f"call_{answer[:28]}_{place}"
+
+
+def digest(raw: msgspec.Raw) -> str:
+    """For an answer without an id."""
+    return hashlib.blake2s(bytes(raw), digest_size=12).hexdigest()
