@@ -11,7 +11,7 @@ import hashlib
 
 import msgspec
 
-from waypost.chat import GEMINI, Extra, Object, ReasoningDetail
+from waypost.chat import GEMINI, Extra, ReasoningDetail
 from waypost.completion import (
     AnyEvent,
     ArgumentsDelta,
@@ -67,6 +67,7 @@ BROKEN = frozenset({
     "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "MISSING_THOUGHT_SIGNATURE", "MALFORMED_RESPONSE",
     "TOO_MANY_TOOL_CALLS",
 })  # fmt: skip
+NOTHING = msgspec.Raw(b"null")
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -98,7 +99,7 @@ class Response(msgspec.Struct, frozen=True, rename="camel"):
 
     candidates: list[Candidate] = []
     prompt_feedback: PromptFeedback | None = None
-    usage_metadata: Object | None = None
+    usage_metadata: msgspec.Raw = NOTHING
     model_version: str = ""
     response_id: str = ""
     error: Status | None = None
@@ -169,14 +170,15 @@ class Reader:
         self.model = ""
         self._reading = reading
         self._choices: dict[int, ChoiceReader] = {}
-        self._usage: Object = {}
 
     def read(self, response: Response, found: list[AnyEvent]) -> None:
         """The next part of the answer, its events added to `found`. Raises BadAnswer."""
         self.id = self.id or response.response_id
         self.model = self.model or response.model_version
-        if response.usage_metadata:
-            self._count(response.usage_metadata, found)
+        if response.usage_metadata != NOTHING:
+            usage = parse_usage(response.usage_metadata)
+            if usage is not None:
+                found.append(UsageReport(usage, response.usage_metadata))
         if response.error is not None:
             found.append(Failed(fault_of(response.error.code, response.error)))
             return
@@ -202,14 +204,6 @@ class Reader:
         if choice is None:
             choice = self._choices[index] = ChoiceReader(index, self._reading)
         return choice
-
-    def _count(self, usage: Object, found: list[AnyEvent]) -> None:
-        """Counts are those of the answer so far; one that is left out stays what it was."""
-        self._usage = self._usage | usage
-        raw = encode(self._usage)
-        counted = parse_usage(raw)
-        if counted is not None:
-            found.append(UsageReport(counted, msgspec.Raw(raw)))
 
 
 class ChoiceReader:
@@ -348,7 +342,7 @@ class ChoiceReader:
             return
         index = self._calls
         self._calls += 1
-        call_id = call.id or minted_id(id or digest(raw), self._index, index)
+        call_id = call.id or minted_id(id or digest(call.name + arguments), self._index, index)
         signature = part.thought_signature
         extra: Extra | None = None
         if signature:
@@ -384,6 +378,6 @@ def minted_id(answer: str, choice: int, index: int) -> str:
     return f"call_{answer[:28]}_{place}"
 
 
-def digest(raw: msgspec.Raw) -> str:
-    """For an answer without an id."""
-    return hashlib.blake2s(bytes(raw), digest_size=12).hexdigest()
+def digest(call: str) -> str:
+    """Of a call that stands in an answer without an id."""
+    return hashlib.blake2s(call.encode(), digest_size=12).hexdigest()

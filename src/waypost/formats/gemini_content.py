@@ -47,20 +47,22 @@ Block = dict[str, Any]
 
 OPAQUE = "google"  # the key in `extra_content`
 UNSIGNED = "skip_thought_signature_validator"  # in a signature's place, for calls that another model made
+NOTHING: Block = {"text": " "}  # Vertex AI refuses empty text
+UNFIT = " "  # before a name that begins as none may: it becomes an underscore
 YOUTUBE = re.compile(r"https?://(?:(?:www|m)\.)?(?:youtube\.com|youtu\.be)/", re.IGNORECASE)
-FILES = re.compile(r"https://generativelanguage\.googleapis\.com/[^/]+/files/|gs://", re.IGNORECASE)
-UPLOADED = "https://generativelanguage.googleapis.com/v1beta/"  # files/… of the Gemini API's own
+FILES = re.compile(r"https://generativelanguage\.googleapis\.com/[^/]+/files/")  # uploaded: their type is known there
+UPLOADED = "https://generativelanguage.googleapis.com/v1beta/"  # and behind it files/…
 # Of URLs, which say nothing of their type until they are fetched: by the ending of their path.
 TYPES: dict[str, str] = {
     "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp": "image/webp", "heic": "image/heic",
     "heif": "image/heif", "gif": "image/gif", "pdf": "application/pdf", "txt": "text/plain", "md": "text/markdown",
-    "csv": "text/csv", "html": "text/html", "json": "application/json", "wav": "audio/wav", "mp3": "audio/mp3",
+    "csv": "text/csv", "html": "text/html", "json": "application/json", "wav": "audio/wav", "mp3": "audio/mpeg",
     "aiff": "audio/aiff", "aac": "audio/aac", "ogg": "audio/ogg", "flac": "audio/flac", "m4a": "audio/m4a",
     "mp4": "video/mp4", "mpeg": "video/mpeg", "mpg": "video/mpeg", "mov": "video/quicktime", "avi": "video/avi",
     "webm": "video/webm", "wmv": "video/wmv", "flv": "video/x-flv", "3gp": "video/3gpp",
 }  # fmt: skip
 USUAL: dict[Modality, str] = {
-    "image": "image/jpeg", "pdf": "application/pdf", "audio": "audio/mp3", "video": "video/mp4", "text": "text/plain",
+    "image": "image/jpeg", "pdf": "application/pdf", "audio": "audio/mpeg", "video": "video/mp4", "text": "text/plain",
 }  # fmt: skip
 IN_RESULTS = frozenset({"image/png", "image/jpeg", "image/webp", "application/pdf", "text/plain"})
 
@@ -96,19 +98,14 @@ class FunctionNames(Names):
 
     def __init__(self) -> None:
         super().__init__("a-zA-Z0-9_.:-", 64)
-        self._begun: dict[str, str] = {}
 
     def fit(self, name: str) -> str:
         """The same for the same name, and never the same for two."""
-        if name[:1].isalpha() or name.startswith("_"):
-            return super().fit(name)
-        self._begun["_" + name] = name
-        return super().fit("_" + name)
+        return super().fit(name if name[:1].isalpha() or name.startswith("_") else UNFIT + name)
 
     def changed(self) -> dict[str, str]:
         """Those that are not what they were: the original by what was given for it."""
-        given = {made: self._begun.get(name, name) for made, name in super().changed().items()}
-        return {**self._begun, **given}
+        return {given: name.removeprefix(UNFIT) for given, name in super().changed().items()}
 
 
 class Conversation:
@@ -136,11 +133,10 @@ class Conversation:
                     self._add_result(message, param)
                 case AssistantMessage():
                     self._say("model", self._assistant(message, param))
-        if not self.turns:
-            if not self.system:
-                raise invalid("messages", "nothing is said in them")
-            self._say("user", self.system)  # instructions alone are what the user says
-            self.system = []
+        if not self.turns and not self.system:
+            raise invalid("messages", "nothing is said in them")
+        if not self.turns or self.turns[0]["role"] == "model":
+            self.turns.insert(0, {"role": "user", "parts": [NOTHING]})  # a conversation begins with the user
 
     # Turns
 
@@ -212,7 +208,7 @@ class Conversation:
             arguments = parse_arguments(call.function.arguments)
             rendered = {"id": call.id, "name": self._names.fit(call.function.name), "args": arguments}
             made.append({"functionCall": rendered, **signed(signature)})
-        return made
+        return made or [NOTHING]  # without it the turns around it would be one
 
     # Parts
 
@@ -264,10 +260,13 @@ class Conversation:
         if YOUTUBE.match(url):
             self._check("video", param)
             return {"fileData": {"mimeType": USUAL["video"], "fileUri": url}}
+        if FILES.match(url):
+            return {"fileData": {"fileUri": url}}
         media_type = type_by_ending(urllib.parse.urlsplit(url).path) or USUAL[kind]
         modality = modality_of(media_type)
         self._check(modality, param)
-        if not FILES.match(url) and not (url.startswith(("https://", "http://")) and modality in self._model.urls):
+        is_fetched = modality in self._model.urls and url.startswith(("https://", "http://", "gs://"))
+        if not is_fetched:
             raise Unsupported(param, f"{self._model.id} fetches no such URL: what it names must be in the request")
         return {"fileData": {"mimeType": media_type, "fileUri": url}}
 

@@ -121,8 +121,12 @@ class UsageFields(msgspec.Struct, frozen=True, rename="camel"):
 decode_usage = msgspec.json.Decoder(UsageFields).decode
 
 
-def parse_usage(raw: bytes) -> Usage | None:
-    """Gemini's usage → each token once; None where it counts none, as of a prompt that was blocked."""
+def parse_usage(raw: msgspec.Raw) -> Usage | None:
+    """Gemini's usage → each token once; None where it counts none, as of a prompt that was blocked.
+
+    Each event of a stream has the counts of the answer so far. The last one holds, even where it has less: when the
+    model uses Google's own tools, the counts of its steps are not added up until the end.
+    """
     fields = decode_usage(raw)
     counts = (fields.prompt_token_count, fields.candidates_token_count, fields.thoughts_token_count)
     if counts == (None, None, None):

@@ -173,8 +173,8 @@ def without_single_all_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_lone_ref(made: dict[str, Any]) -> dict[str, Any]:
-    """Beside `$ref` nothing may stand but what begins with $."""
-    if "$ref" not in made or all(name.startswith("$") for name in made):
+    """Beside `$ref` nothing may stand but what begins with $; a title is taken as well."""
+    if "$ref" not in made or all(name.startswith("$") or name == "title" for name in made):
         return made
     rest = {name: value for name, value in made.items() if name != "$ref"}
     return {"anyOf": [{"$ref": made["$ref"]}], **rest}

@@ -1,6 +1,7 @@
 """Vertex AI: several publishers' models under one address, each in its own format.
 
-`base_url` is `https://{location}-aiplatform.googleapis.com/v1`; behind it stands `Model.place` and the publisher's path.
+`base_url` is `https://{location}-aiplatform.googleapis.com/v1`; behind it stand `Model.place` and the
+publisher's path.
 Google's models are spoken to by `gemini`, Anthropic's by `anthropic_messages` (`:rawPredict` and `:streamRawPredict`,
 the version in the body, the model in the path): both look at `Model.place`. This module says which of them, and where.
 
@@ -19,7 +20,7 @@ from waypost.formats.format import Format, Modality, Model
 
 CLAUDE = re.compile(r"(?:^|/)claude-")
 MULTI_REGIONS = frozenset({"us", "eu"})
-# What Vertex fetches itself, by https: and gs: URLs.
+# What Vertex fetches itself for Google's models, by https: and gs: URLs; for Claude it fetches nothing.
 FETCHED: frozenset[Modality] = frozenset({"text", "image", "pdf", "audio", "video"})
 
 
@@ -47,5 +48,5 @@ def format_of(id: str) -> Format:
 def known_model(id: str, place: str) -> Model:
     """What is known of a model by its id, at its place."""
     model = format_of(id).known_model(id)
-    urls = model.urls if CLAUDE.search(id) else FETCHED & model.inputs
+    urls = frozenset() if CLAUDE.search(id) else FETCHED & model.inputs
     return msgspec.structs.replace(model, place=place, urls=urls)
