@@ -128,40 +128,44 @@ def parse_usage(raw: msgspec.Raw) -> Usage | None:
     model uses Google's own tools, the counts of its steps are not added up until the end.
     """
     fields = decode_usage(raw)
-    counts = (fields.prompt_token_count, fields.candidates_token_count, fields.thoughts_token_count)
-    if counts == (None, None, None):
+    if fields.prompt_token_count is fields.candidates_token_count is fields.thoughts_token_count is None:
         return None
     prompt = (fields.prompt_token_count or 0) + (fields.tool_use_prompt_token_count or 0)
+    output = fields.candidates_token_count or 0
+    reasoning = fields.thoughts_token_count or 0
     cached = min(prompt, fields.cached_content_token_count or 0)
-    audio, image = (
-        max(
-            0,
-            tokens_of(modality, fields.prompt_tokens_details)
-            + tokens_of(modality, fields.tool_use_prompt_tokens_details)
-            - tokens_of(modality, fields.cache_tokens_details),
-        )
-        for modality in ("AUDIO", "IMAGE")
-    )
+    audio, image = media_of(fields.prompt_tokens_details)
+    if fields.tool_use_prompt_tokens_details or fields.cache_tokens_details:
+        more, less = media_of(fields.tool_use_prompt_tokens_details), media_of(fields.cache_tokens_details)
+        audio, image = max(0, audio + more[0] - less[0]), max(0, image + more[1] - less[1])
+    audio_output, image_output = media_of(fields.candidates_tokens_details)
+    if not (audio or image or audio_output or image_output):
+        return Usage(prompt - cached, cached, output=output, reasoning=reasoning)
     audio = min(audio, prompt - cached)
     image = min(image, prompt - cached - audio)
-    output = fields.candidates_token_count or 0
-    audio_output = min(output, tokens_of("AUDIO", fields.candidates_tokens_details))
-    image_output = min(output - audio_output, tokens_of("IMAGE", fields.candidates_tokens_details))
+    audio_output = min(audio_output, output)
+    image_output = min(image_output, output - audio_output)
     return Usage(
         fresh=prompt - cached - audio - image,
         cache_read=cached,
         audio_input=audio,
         image_input=image,
         output=output - audio_output - image_output,
-        reasoning=fields.thoughts_token_count or 0,
+        reasoning=reasoning,
         audio_output=audio_output,
         image_output=image_output,
     )
 
 
-def tokens_of(modality: str, details: Sequence[ModalityTokens] | None) -> int:
-    """Tokens of one kind."""
-    return sum(one.token_count for one in details or () if one.modality == modality)
+def media_of(details: Sequence[ModalityTokens] | None) -> tuple[int, int]:
+    """Tokens of sound and of pictures."""
+    audio = image = 0
+    for one in details or ():
+        if one.modality == "AUDIO":
+            audio += one.token_count
+        elif one.modality == "IMAGE":
+            image += one.token_count
+    return audio, image
 
 
 # Probabilities
