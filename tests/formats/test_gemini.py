@@ -3,56 +3,41 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import msgspec
 import pytest
 
 from tests.formats.gemini_history import BEYOND, as_openai, beyond, meaning
+from tests.formats.gemini_requests import (
+    CALL,
+    FLASH,
+    HELLO,
+    OLD,
+    PLACE,
+    THIRD,
+    VERTEX,
+    Json,
+    body,
+    chat,
+    config,
+    rendered,
+)
 from tests.formats.recordings import chats, module
-from waypost.chat import Chat
 from waypost.errors import Refusal
 from waypost.formats import vertex
-from waypost.formats.format import Model, Rendered, Unsupported
-from waypost.formats.gemini import known_model, parse_error, parse_response, render_request, retry_delay
+from waypost.formats.format import Model, Unsupported
+from waypost.formats.gemini import known_model, parse_response, render_request
 from waypost.formats.openai_answer import Stamp, render_completion
 from waypost.formats.openai_chat import parse_request
 from waypost.formats.openai_request import parse_chat
 
-Json = dict[str, Any]
-OLD, FLASH, PRO, THIRD = (
-    known_model(id) for id in ("gemini-2.0-flash", "gemini-2.5-flash", "gemini-2.5-pro", "gemini-3-flash-preview")
-)
-PLACE = vertex.place("p", "global")
-VERTEX = vertex.known_model("gemini-2.5-flash", PLACE)
-HELLO = {"role": "user", "content": "Hello"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 OTHER = {"type": "function", "function": {"name": "g"}}
 STRICT = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {"type": "object"}}}
 SEARCH = {"type": "google_search"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 1}}, "required": ["a"]}
 WANTED = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA, "strict": True}}
-CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 ALLOWED = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]}
-
-
-def chat(*messages: Json, **fields: Any) -> Chat:
-    body = {"model": "m", "messages": messages or [HELLO], **fields}
-    return parse_chat(parse_request(json.dumps(body).encode()).fields)
-
-
-def rendered(*messages: Json, model: Model = FLASH, **fields: Any) -> tuple[Json, Rendered]:
-    made = render_request(chat(*messages, **fields), model)
-    return json.loads(made.body), made
-
-
-def body(*messages: Json, model: Model = FLASH, **fields: Any) -> Json:
-    return rendered(*messages, model=model, **fields)[0]
-
-
-def config(model: Model = FLASH, **fields: Any) -> Json:
-    found: Json = body(model=model, **fields).get("generationConfig", {})
-    return found
 
 
 # Recorded conversations
@@ -411,201 +396,3 @@ def test_json_beside_functions_is_asked_for_in_words() -> None:
     made, request = rendered(response_format={"type": "json_object"}, tools=[TOOL])
     assert "JSON" in made["systemInstruction"]["parts"][0]["text"] and "generationConfig" not in made
     assert request.reading.strip_fences
-
-
-# Thinking
-
-
-@pytest.mark.parametrize(
-    ("id", "fields", "expected"),
-    [
-        ("gemini-2.5-flash", {}, None),
-        ("gemini-2.5-flash", {"reasoning_effort": "none"}, {"thinkingBudget": 0}),
-        ("gemini-2.5-flash", {"reasoning_effort": "minimal"}, {"thinkingBudget": 1024, "includeThoughts": True}),
-        ("gemini-2.5-flash", {"reasoning_effort": "low"}, {"thinkingBudget": 1024, "includeThoughts": True}),
-        ("gemini-2.5-flash", {"reasoning_effort": "medium"}, {"thinkingBudget": 8192, "includeThoughts": True}),
-        ("gemini-2.5-flash", {"reasoning_effort": "high"}, {"thinkingBudget": 24576, "includeThoughts": True}),
-        ("gemini-2.5-flash", {"reasoning_effort": "xhigh"}, {"thinkingBudget": 24576, "includeThoughts": True}),
-        ("gemini-2.5-flash", {"reasoning": {"enabled": True}}, {"thinkingBudget": -1, "includeThoughts": True}),
-        ("gemini-2.5-flash", {"reasoning": {"max_tokens": 500}}, {"thinkingBudget": 500, "includeThoughts": True}),
-        ("gemini-2.5-flash", {"reasoning": {"max_tokens": 99999}}, {"thinkingBudget": 24576, "includeThoughts": True}),
-        ("gemini-2.5-flash", {"reasoning": {"effort": "low", "exclude": True}}, {"thinkingBudget": 1024}),
-        (
-            "gemini-2.5-flash", {"reasoning_effort": "high", "max_tokens": 1000},
-            {"thinkingBudget": 999, "includeThoughts": True},
-        ),
-        ("gemini-2.5-pro", {"reasoning_effort": "none"}, {"thinkingBudget": 128}),
-        ("gemini-2.5-pro", {"reasoning": {"max_tokens": 1}}, {"thinkingBudget": 128, "includeThoughts": True}),
-        ("gemini-2.5-pro", {"reasoning_effort": "max"}, {"thinkingBudget": 32768, "includeThoughts": True}),
-        ("gemini-3-flash-preview", {"reasoning_effort": "none"}, {"thinkingLevel": "minimal"}),
-        ("gemini-3-flash-preview", {"reasoning_effort": "max"}, {"thinkingLevel": "high", "includeThoughts": True}),
-        ("gemini-3-flash-preview", {"reasoning": {"enabled": True}}, {"includeThoughts": True}),
-        (
-            "gemini-3-flash-preview", {"reasoning": {"max_tokens": 9000}},
-            {"thinkingLevel": "medium", "includeThoughts": True},
-        ),
-        ("gemini-3-pro-preview", {"reasoning_effort": "none"}, {"thinkingLevel": "low"}),
-        ("gemini-3-pro-preview", {"reasoning_effort": "medium"}, {"thinkingLevel": "low", "includeThoughts": True}),
-        ("gemini-3.1-pro", {"reasoning_effort": "medium"}, {"thinkingLevel": "medium", "includeThoughts": True}),
-        ("gemini-flash-latest", {"reasoning_effort": "low"}, {"thinkingLevel": "low", "includeThoughts": True}),
-        ("gemini-2.0-flash", {"reasoning_effort": "none"}, None),
-    ],
-)  # fmt: skip
-def test_thinking(id: str, fields: Json, expected: Json | None) -> None:
-    made, request = rendered(model=known_model(id), **fields)
-    assert made.get("generationConfig", {}).get("thinkingConfig") == expected
-    assert request.dropped == ()
-
-
-def test_thinking_that_a_model_cannot_do_is_dropped() -> None:
-    assert rendered(model=OLD, reasoning_effort="high")[1].dropped == ("reasoning_effort",)
-    assert rendered(model=OLD, reasoning={"enabled": True})[1].dropped == ("reasoning",)
-
-
-# Media
-
-
-def user(part: Json) -> Json:
-    return {"role": "user", "content": [{"type": "text", "text": "Look:"}, part]}
-
-
-def image_url(url: str, **more: Any) -> Json:
-    return {"type": "image_url", "image_url": {"url": url, **more}}
-
-
-PDF = "data:application/pdf;base64,JVBE"
-
-
-@pytest.mark.parametrize(
-    ("part", "expected"),
-    [
-        (image_url("data:image/png;base64,AAAA"), {"inlineData": {"mimeType": "image/png", "data": "AAAA"}}),
-        (image_url(PDF), {"inlineData": {"mimeType": "application/pdf", "data": "JVBE"}}),
-        ({"type": "file", "file": {"file_data": PDF}}, {"inlineData": {"mimeType": "application/pdf", "data": "JVBE"}}),
-        (
-            {"type": "file", "file": {"file_data": "JVBE", "filename": "a.pdf"}},
-            {"inlineData": {"mimeType": "application/pdf", "data": "JVBE"}},
-        ),
-        (
-            {"type": "file", "file": {"file_data": "SGk=", "filename": "a.TXT"}},
-            {"inlineData": {"mimeType": "text/plain", "data": "SGk="}},
-        ),
-        (
-            {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
-            {"inlineData": {"mimeType": "audio/wav", "data": "AAAA"}},
-        ),
-        (
-            {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
-            {"inlineData": {"mimeType": "video/mp4", "data": "AAAA"}},
-        ),
-        (
-            {"type": "video_url", "video_url": {"url": "https://youtu.be/x"}},
-            {"fileData": {"mimeType": "video/mp4", "fileUri": "https://youtu.be/x"}},
-        ),
-        (
-            {"type": "file", "file": {"file_id": "files/abc"}},
-            {"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1beta/files/abc"}},
-        ),
-    ],
-)
-def test_media(part: Json, expected: Json) -> None:
-    assert body(user(part))["contents"][0]["parts"] == [{"text": "Look:"}, expected]
-
-
-@pytest.mark.parametrize(
-    ("part", "kind"),
-    [
-        (image_url("https://a.example/x.png?y=z"), "image/png"),
-        (image_url("gs://bucket/x.webp"), "image/webp"),
-        (image_url("https://a.example/x"), "image/jpeg"),
-        ({"type": "file", "file": {"file_data": "https://a.example/x"}}, "application/pdf"),
-        ({"type": "file", "file": {"file_data": "https://a.example/x.wav"}}, "audio/wav"),
-        ({"type": "video_url", "video_url": {"url": "https://a.example/x.webm"}}, "video/webm"),
-    ],
-)
-def test_urls_where_the_upstream_fetches_them(part: Json, kind: str) -> None:
-    [_, made] = body(user(part), model=VERTEX)["contents"][0]["parts"]
-    assert made["fileData"]["mimeType"] == kind
-    with pytest.raises(Unsupported) as refused:
-        body(user(part))
-    assert refused.value.param == "messages[0].content[1]"
-
-
-@pytest.mark.parametrize(
-    ("part", "model"),
-    [
-        ({"type": "input_audio", "input_audio": {"data": "A", "format": "wav"}}, known_model("gemini-2.5-flash-image")),
-        (image_url("http://a.example/x.png"), FLASH),
-        (image_url("ftp://a.example/x.png"), VERTEX),
-        ({"type": "file", "file": {"file_id": "file-abc"}}, FLASH),
-        ({"type": "file", "file": {"file_id": "files/abc"}}, VERTEX),
-    ],
-)
-def test_media_that_a_model_cannot_take(part: Json, model: Model) -> None:
-    with pytest.raises(Unsupported):
-        body(user(part), model=model)
-
-
-def test_how_closely_pictures_are_looked_at() -> None:
-    low, high, auto = (image_url("data:image/png;base64,AAAA", detail=detail) for detail in ("low", "high", "auto"))
-    for parts, expected in (([low], "LOW"), ([low, high], "HIGH"), ([high, auto], "HIGH"), ([auto], None)):
-        made = body({"role": "user", "content": parts}).get("generationConfig", {})
-        assert made.get("mediaResolution") == (f"MEDIA_RESOLUTION_{expected}" if expected else None)
-
-
-# Errors
-
-
-def test_recorded_errors() -> None:
-    found = {}
-    for provider in ("gemini", "vertex"):
-        for exchange in chats(provider, good=False):
-            fault = parse_error(exchange.status, exchange.body)
-            found.setdefault(provider, []).append((fault.kind, fault.code))
-            assert fault.message
-    assert found == {
-        "gemini": [("not_found", "NOT_FOUND")],
-        "vertex": [("bad_request", "INVALID_ARGUMENT"), ("bad_request", "INVALID_ARGUMENT")],
-    }
-
-
-def error(status: int, message: str, name: str, *details: Json) -> bytes:
-    return json.dumps({"error": {"code": status, "message": message, "status": name, "details": details}}).encode()
-
-
-INFO = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "metadata": {"a": "b"}}
-RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "37.5s"}
-FIELDS = {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "contents[0]"}]}
-LONG = "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "kind", "param"),
-    [
-        (400, error(400, "API key not valid. Please pass a valid API key.", "INVALID_ARGUMENT", INFO), "auth", None),
-        (400, error(400, "User location is not supported.", "FAILED_PRECONDITION"), "auth", None),
-        (400, error(400, LONG, "INVALID_ARGUMENT"), "context_length", None),
-        (400, error(400, "Invalid value", "INVALID_ARGUMENT", FIELDS), "bad_request", "contents[0]"),
-        (400, b"[" + error(400, "Bad", "INVALID_ARGUMENT") + b"]", "bad_request", None),
-        (401, error(401, "Request had invalid credentials.", "UNAUTHENTICATED"), "auth", None),
-        (403, error(403, "Permission denied", "PERMISSION_DENIED"), "auth", None),
-        (404, error(404, "no such model", "NOT_FOUND"), "not_found", None),
-        (429, error(429, "Quota exceeded", "RESOURCE_EXHAUSTED", RETRY), "rate_limit", None),
-        (500, error(500, "Internal", "INTERNAL"), "server", None),
-        (503, error(503, "The model is overloaded.", "UNAVAILABLE"), "overloaded", None),
-        (504, error(504, "Deadline expired", "DEADLINE_EXCEEDED"), "overloaded", None),
-        (502, b"<html>Bad gateway</html>", "server", None),
-        (429, b"slow down", "rate_limit", None),
-        (418, b"", "bad_request", None),
-    ],
-)
-def test_errors(status: int, body: bytes, kind: str, param: str | None) -> None:
-    fault = parse_error(status, body)
-    assert (fault.kind, fault.param) == (kind, param)
-    assert "<" not in fault.message
-
-
-def test_how_long_to_wait() -> None:
-    assert retry_delay(error(429, "Quota exceeded", "RESOURCE_EXHAUSTED", INFO, RETRY)) == 37.5
-    assert retry_delay(error(429, "Quota exceeded", "RESOURCE_EXHAUSTED")) is None
-    assert retry_delay(b"no") is None
