@@ -212,8 +212,7 @@ def add_points(body: dict[str, Any], chat: Chat, model: BedrockModel, points: li
     most = BREAKPOINTS
     is_moving = chat.cache_control is not None and "messages" in model.caches
     if chat.cache_control is not None and is_moving:
-        append_point(body["messages"][-1]["content"], chat.cache_control, model)
-        most -= 1
+        most -= append_point(body["messages"][-1]["content"], chat.cache_control, model)
     extra = points[: max(0, len(points) - most)]
     if extra:
         lists: Iterable[list[Any]] = [body.get("toolConfig", {}).get("tools", []), body.get("system", [])]
@@ -236,13 +235,14 @@ def add_own_points(body: dict[str, Any], model: BedrockModel, tokens: int) -> No
             append_point(blocks, CacheControl("ephemeral"), model)
 
 
-def append_point(blocks: list[Block], mark: CacheControl, model: BedrockModel) -> None:
-    """A breakpoint at the end; it may not follow a document or a film at once."""
+def append_point(blocks: list[Block], mark: CacheControl, model: BedrockModel) -> bool:
+    """A breakpoint at the end, if there is none; it may not follow a document or a film at once."""
     if POINT in blocks[-1] or "reasoningContent" in blocks[-1]:
-        return
+        return False
     if blocks[-1].keys() & {"document", "video"}:
         blocks.append({"text": "\n"})
     blocks.append(render_point(mark, model))
+    return True
 
 
 # Answers

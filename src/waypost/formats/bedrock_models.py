@@ -52,7 +52,9 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"deepseek\.r1", {**OPEN, **READING, "tools": False, "schema": False, "reasons_by_default": True}),
     (r"deepseek\.|moonshot|minimax\.|zai\.", {**OPEN, **READING}),
     (r"google\.gemma|nvidia\.", {**OPEN, **SEEING}),
-    (r"meta\.llama4|meta\.llama3-2-[19]", {**OPEN, **SEEING, "schema": False, "mixes_results": False}),
+    (r"meta\.llama4|meta\.llama3-2-[19]", {
+        **OPEN, **SEEING, "schema": False, "mixes_results": False, "result_media": frozenset({"image", "document"}),
+    }),
     (r"meta\.", {**OPEN, **READING, "schema": False, "mixes_results": False}),
     (r"writer\.", {**OPEN, **READING, "schema": False, "mixes_results": False}),
     (r"mistral\.pixtral", {
@@ -68,6 +70,8 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"cohere\.|ai21\.|amazon\.titan", {**OPEN, **READING, "schema": False}),
     ("", {**VIDEO, "schema": False, "strict_tools": False}),
 )  # fmt: skip
+EARLY = re.compile(r"claude-(v[12]|instant)")  # ids of before Claude 3
+FIRST = "claude-2-0-any"
 COMPILED = tuple((re.compile(pattern), row) for pattern, row in ROWS)
 
 
@@ -81,14 +85,16 @@ def known_model(id: str) -> BedrockModel:
 
 def known_claude(id: str) -> BedrockModel:
     """Claude: what Anthropic says of it, as far as Bedrock serves it."""
-    theirs = anthropic_models.known_model(id)
-    _, version = anthropic_models.parse_version(id)
+    theirs = anthropic_models.known_model(FIRST if EARLY.search(id) else id)
+    _, version = anthropic_models.parse_version(theirs.id)
     said: dict[str, Any] = {name: getattr(theirs, name) for name in Model.__struct_fields__}
     return BedrockModel(
         **said
         | {
+            "id": id,
             "urls": NOTHING,
-            "inputs": theirs.inputs | {"pdf"},  # documents are read by Bedrock where the model can't
+            # Documents are read by Bedrock where the model can't.
+            "inputs": theirs.inputs | {"pdf"} if version >= (3, 0) else frozenset({"text", "pdf"}),
             "tools": version >= (3, 0),
             "strict_tools": version >= (4, 5),
             "schema": version >= (4, 5),
