@@ -54,7 +54,7 @@ def test_asking_a_running_keeper_does_without_the_database_library():
         script = (
             "import asyncio, pathlib, sys\n"
             "from waypost.keeper.direct import administer\n"
-            "from waypost.link import ListKeys\n"
+            "from waypost.messages import ListKeys\n"
             "print(asyncio.run(administer(pathlib.Path(sys.argv[1]), [], ListKeys())), 'sqlalchemy' in sys.modules)"
         )
         command = [sys.executable, "-c", script, str(keeper.data)]
@@ -78,9 +78,12 @@ def test_lists_are_whole_however_long(with_keeper):
         ask(data, CreateAccount("ann", "free"))
         with sqlite3.connect(database_path(data)) as connection:
             values = ((i, 1, i.to_bytes(32, "big"), f"rk_{i}", "x", "inference", 1) for i in range(1, rows + 1))
-            connection.executemany("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", values)
+            columns = "id, account_id, digest, shown, label, kind, created_at"
+            connection.executemany(f"INSERT INTO keys ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             values = ((i, f"account {i}", "free", 0, 1) for i in range(2, rows + 1))
-            connection.executemany("INSERT INTO accounts VALUES (?, ?, ?, ?, ?)", values)
+            connection.executemany(
+                "INSERT INTO accounts (id, name, plan, disabled, created_at) VALUES (?, ?, ?, ?, ?)", values
+            )
         connection.close()
         keeper = RunningKeeper(data)
         if with_keeper:

@@ -53,6 +53,14 @@ _IDENTIFY = (
         accounts.c.plan,
         keys.c.kind,
         keys.c.label,
+        keys.c.models,
+        keys.c.expires_at,
+        keys.c.minute_limit,
+        keys.c.daily_limit,
+        keys.c.spend_limit,
+        keys.c.spend_window,
+        keys.c.credit.label("key_credit"),
+        accounts.c.credit.label("account_credit"),
     )
     .join_from(keys, accounts)
     .where(keys.c.digest == bindparam("digest"), keys.c.revoked_at.is_(None), accounts.c.disabled.is_(False))
@@ -69,7 +77,7 @@ _KEY_RECORDS = select(
 ).join_from(keys, accounts)
 
 _ACCOUNT_RECORDS = (
-    select(*accounts.c, func.count(keys.c.id).label("keys"))
+    select(*accounts.c["id", "name", "plan", "disabled", "created_at"], func.count(keys.c.id).label("keys"))
     .join_from(accounts, keys, and_(keys.c.account_id == accounts.c.id, keys.c.revoked_at.is_(None)), isouter=True)
     .group_by(accounts.c.id)
 )
@@ -157,7 +165,7 @@ class Accounts:
     async def _identify(self, message: Identify) -> Outcome:
         async with self._database.reading() as connection:
             row = (await connection.execute(_IDENTIFY, {"digest": message.digest})).one_or_none()
-        return Outcome(None if row is None else Identity(**row._mapping))
+        return Outcome(None if row is None else _identity(row))
 
     async def _create_key(self, message: CreateKey) -> Outcome:
         _check_name("account", message.account)
@@ -294,6 +302,14 @@ async def _find_account(connection: AsyncConnection, name: str) -> AnyRow | None
 
 async def _read_account(connection: AsyncConnection, name: str) -> AccountRecord:
     return AccountRecord(**(await connection.execute(_ACCOUNT_RECORDS.where(accounts.c.name == name))).one()._mapping)
+
+
+def _identity(row: AnyRow) -> Identity:
+    return Identity(**{**row._mapping, "models": _parse_models(row.models)})
+
+
+def _parse_models(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else msgspec.json.decode(text, type=tuple[str, ...])
 
 
 def _key_record(row: AnyRow) -> KeyRecord:

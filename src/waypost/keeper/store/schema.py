@@ -7,7 +7,7 @@ from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, Strin
 from waypost.keeper.store.database import Database, UnusableDatabase
 from waypost.keeper.store.tables import metadata
 
-REVISIONS: tuple[str, ...] = ("0001",)
+REVISIONS: tuple[str, ...] = ("0001", "0002")
 """The migrations in order. Kept here as well because importing Alembic to ask takes longer than all else at a start."""
 
 HEAD = REVISIONS[-1]
