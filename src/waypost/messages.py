@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from waypost.keys import KeyKind, shown
+
+SpendWindow = Literal["day", "month", "total"]
 
 PROTOCOL: Final = 2
 """Raised when a message changes its meaning; ends of different numbers don't talk."""
@@ -39,7 +41,10 @@ class Identify(Message, frozen=True):
 
 
 class Identity(Message, frozen=True):
-    """Who is calling. `plan` is a name: what it allows stands in the config."""
+    """Who is calling. `plan` is a name: what it allows stands in the config; what follows `label` narrows it.
+
+    `key_id` is 0 for a token, which has no key. Limits are requests, amounts are nano-dollars; None narrows nothing.
+    """
 
     key_id: int
     account_id: int
@@ -47,6 +52,14 @@ class Identity(Message, frozen=True):
     plan: str
     kind: KeyKind
     label: str
+    models: tuple[str, ...] | None = None  # patterns
+    expires_at: int | None = None  # seconds since 1970 UTC
+    minute_limit: int | None = None
+    daily_limit: int | None = None
+    spend_limit: int | None = None  # in each `spend_window`
+    spend_window: SpendWindow | None = None
+    key_credit: int | None = None  # ever given to the key
+    account_credit: int | None = None  # ever paid in; None: not prepaid
 
 
 class Forget(Message, frozen=True):
