@@ -40,7 +40,7 @@ MAX_LINE: Final = 1024 * 1024
 """Bytes of a line's payload: a length above it is not a length."""
 
 _header = struct.Struct("<8s48sI")
-_pair = struct.Struct("<II")
+PAIR: Final = struct.Struct("<II")
 _number = struct.Struct("<I")
 _sealed = 0xFFFFFFFF
 _encoder = msgspec.msgpack.Encoder()
@@ -119,7 +119,7 @@ def render_frame(line: Line) -> bytes:
         raise LineError(f"a line cannot be written: {error}") from None
     if len(payload) > MAX_LINE:
         raise LineError(f"a line takes {len(payload)} bytes; the most is {MAX_LINE}")
-    return _pair.pack(len(payload), zlib.crc32(payload)) + payload
+    return PAIR.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 class Reading(NamedTuple):
