@@ -52,6 +52,10 @@ class Secret:
         return hash(self._value)
 
 
+class Pem(Secret):
+    """A text of several lines, such as a key in PEM."""
+
+
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the file: what is not a setting is an error."""
 
@@ -92,10 +96,10 @@ class Jwt(Table, frozen=True):
 
     algorithms: tuple[Algorithm, ...] = ("HS256",)
     secret: Secret | None = None
-    public_key: Secret | None = None  # a PEM text, as `file:PATH`
+    public_key: Pem | None = None  # a PEM text, as `file:PATH`
     jwks: str = ""  # https://…
-    issuer: str = ""
-    audience: str = ""
+    issuer: str = ""  # what `iss` must be; empty: anything
+    audience: str = ""  # what `aud` must be or contain; empty: tokens with an `aud` are for others
     account_claim: str = "sub"
     plan_claim: str = ""  # the claim that names the plan; without one, or where a token lacks it, the account's own
     create_accounts: bool = False  # an account is created on its first token, on the token's plan
@@ -211,6 +215,22 @@ def parse_listen(text: str) -> tuple[str, int] | str:
 
 def read_secret(text: str, environment: Mapping[str, str]) -> Secret:
     """`env:NAME` and `file:PATH` are looked up, anything else is the secret. Raises ValueError without printing it."""
+    value = look_up(text, environment)
+    if not value or not value.isascii() or not value.isprintable():
+        raise ValueError("the secret is empty or has characters that cannot stand in a header")
+    return Secret(value)
+
+
+def read_pem(text: str, environment: Mapping[str, str]) -> Pem:
+    """The same for a text of several lines."""
+    value = look_up(text, environment)
+    if not value.startswith("-----BEGIN ") or not value.isascii():
+        raise ValueError("not a PEM text, which starts with -----BEGIN; write file:PATH")
+    return Pem(value)
+
+
+def look_up(text: str, environment: Mapping[str, str]) -> str:
+    """What `env:NAME` or `file:PATH` stands for; anything else is itself. Raises ValueError."""
     if text.startswith("env:"):
         value = environment.get(text[4:], "")
         if not value:
@@ -224,14 +244,13 @@ def read_secret(text: str, environment: Mapping[str, str]) -> Secret:
             raise ValueError(f"the file {text[5:]} is empty")
     else:
         value = text
-    if not value or not value.isascii() or not value.isprintable():
-        raise ValueError("the secret is empty or has characters that cannot stand in a header")
-    return Secret(value)
+    return value
 
 
 # From the file to the structs
 
 TABLES: dict[str, Any] = {"server": Server, "store": Store}
+OPTIONAL_TABLES: dict[str, Any] = {"jwt": Jwt}
 NAMED_TABLES: dict[str, Any] = {"providers": Provider, "models": Model, "plans": Plan}
 
 
@@ -251,17 +270,19 @@ def load(path: pathlib.Path, environment: Mapping[str, str] = os.environ) -> Con
 
 def parse(raw: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     """TOML's data → Config. Raises ConfigError."""
+    known = [*TABLES, *OPTIONAL_TABLES, *NAMED_TABLES]
     for name in raw:
-        if name not in TABLES and name not in NAMED_TABLES:
-            raise ConfigError(f"[{name}]: no such table; known are {', '.join([*TABLES, *NAMED_TABLES])}")
+        if name not in known:
+            raise ConfigError(f"[{name}]: no such table; known are {', '.join(known)}")
 
     def secret(kind: type, value: object) -> Secret:
-        assert kind is Secret
         if not isinstance(value, str):
             raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
-        return read_secret(value, environment)
+        return read_pem(value, environment) if kind is Pem else read_secret(value, environment)
 
     fields: dict[str, Any] = {name: convert(raw.get(name, {}), struct, name, secret) for name, struct in TABLES.items()}
+    for name, struct in OPTIONAL_TABLES.items():
+        fields[name] = convert(raw[name], struct, name, secret) if name in raw else None
     for name, struct in NAMED_TABLES.items():
         tables = raw.get(name, {})
         if not isinstance(tables, dict):
@@ -270,6 +291,8 @@ def parse(raw: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     fields["plans"] = fields["plans"] or {"all": Plan()}
     config = Config(**fields)
     check_server(config)
+    if config.jwt is not None:
+        check_jwt(config.jwt, config)
     for name, provider in config.providers.items():
         check_provider(name, provider)
     for name, model in config.models.items():
@@ -342,6 +365,44 @@ def check_model(name: str, model: Model, config: Config) -> None:
         if provider not in config.providers:
             known = ", ".join(config.providers) or "none"
             raise ConfigError(f"{where} chain[{number}]: no provider {provider!r} is configured; there is {known}")
+
+
+def check_jwt(jwt: Jwt, config: Config) -> None:
+    """One source of keys, algorithms that fit it, and a plan for every account that tokens may create."""
+    sources = [key for key in ("secret", "public_key", "jwks") if getattr(jwt, key)]
+    if len(sources) != 1:
+        given = " and ".join(sources) or "none of them"
+        raise ConfigError(f"[jwt] {(sources or ['secret'])[-1]}: {given} is given; write one: secret, public_key, jwks")
+    if not jwt.algorithms:
+        raise ConfigError('[jwt] algorithms: empty; write those that your tokens are signed with, such as ["HS256"]')
+    for algorithm in jwt.algorithms:
+        # A public key taken for a shared secret would let everyone sign.
+        if algorithm.startswith("HS") != (jwt.secret is not None):
+            fitting = "HS256, HS384 or HS512" if jwt.secret is not None else "RS256, PS256, ES256 or EdDSA"
+            raise ConfigError(f"[jwt] algorithms: {algorithm} does not go with {sources[0]}; that takes {fitting}")
+        if jwt.secret is not None and len(jwt.secret.reveal()) * 8 < int(algorithm[2:]):
+            raise ConfigError(f"[jwt] secret: {algorithm} needs {int(algorithm[2:]) // 8} characters or more; try openssl rand -hex 64")
+    if jwt.jwks and not is_jwks(jwt.jwks):
+        raise ConfigError("[jwt] jwks: not https://host[:port][/path][?query]; http is for a loopback address alone")
+    if not jwt.account_claim:
+        raise ConfigError('[jwt] account_claim: empty; the claim that names the account is usually "sub"')
+    if jwt.create_accounts and not jwt.plan_claim and len(config.plans) != 1:
+        raise ConfigError(
+            "[jwt] plan_claim: missing; without it a new account's plan is not known, as there are several"
+        )
+
+
+def is_jwks(text: str) -> bool:
+    """`https://host[:port]/path`, or `http://` where nothing leaves this machine."""
+    if not re.fullmatch(r"https?://[!-~]+", text) or re.search(r"[#@\\]", text):
+        return False
+    try:
+        url = urllib.parse.urlsplit(text)
+        if not url.hostname or url.port == 0:
+            return False
+    except ValueError:
+        return False
+    return url.scheme == "https" or re.fullmatch(r"localhost|127(\.[0-9]{1,3}){3}|::1", url.hostname) is not None
 
 
 def check_plan(name: str, plan: Plan) -> None:
