@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from waypost.keys import KeyKind, shown
 
@@ -68,8 +69,26 @@ class Forget(Message, frozen=True):
     digest: bytes
 
 
+class ForgetAccount(Message, frozen=True):
+    """Push: drop what is known of this account's tokens, good or bad; it was created or changed."""
+
+    account: str
+
+
 class ForgetAll(Message, frozen=True):
-    """Push: drop everything known of any key."""
+    """Push: drop everything known of any key or token."""
+
+
+class ResolveAccount(Message, frozen=True):
+    """A token, checked by the worker, names this account, and perhaps a plan; `create` it where it is missing.
+
+    Answered by an `Identity` without a key, by None (unknown, disabled, or no account could be named so), or by
+    `Failed`. A token's plan counts in place of the account's own; a new account is created on it.
+    """
+
+    name: str
+    plan: str | None = None
+    create: bool = False
 
 
 class Failed(Message, frozen=True):
@@ -82,13 +101,36 @@ class Failed(Message, frozen=True):
 # Administration
 
 
+class KeyTerms(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What narrows a key, and all that may ever be changed of that: None takes a limit away, UNSET leaves it alone.
+
+    `balance` sets what is left to spend (so that saying it twice changes nothing), whatever was spent before.
+    """
+
+    models: tuple[str, ...] | None | UnsetType = UNSET  # patterns
+    expires_at: int | None | UnsetType = UNSET  # seconds since 1970 UTC
+    minute_limit: int | None | UnsetType = UNSET  # requests
+    daily_limit: int | None | UnsetType = UNSET  # requests
+    spend_limit: int | None | UnsetType = UNSET  # nano-dollars in each `spend_window`
+    spend_window: SpendWindow | None | UnsetType = UNSET
+    balance: int | None | UnsetType = UNSET  # nano-dollars
+
+
+# Who asks for himself names himself as `owner`, by his account's id: keys of others are then missing like any other.
+
+
 class CreateKey(Message, frozen=True):
-    """A new key for `account`, which is created on `plan` if it is missing. Answered by `CreatedKey`."""
+    """A new key for `account`, which is created on `plan` if it is missing; or for `owner`. Answered by `CreatedKey`.
+
+    An owner gives no account and no plan, and makes only inference keys.
+    """
 
     account: str
     plan: str | None = None
     label: str = "default"
     kind: KeyKind = "inference"
+    terms: KeyTerms = KeyTerms()
+    owner: int | None = None
 
 
 class CreatedKey(Message, frozen=True):
@@ -104,12 +146,42 @@ class CreatedKey(Message, frozen=True):
 
 
 class RevokeKey(Message, frozen=True):
-    """Revoke the key named by its id, by itself, or by the beginning of its shown form. Answered by its `KeyRecord`."""
+    """Revoke the key named by its id, by itself, or by the beginning of its shown form. Answered by its `KeyRecord`.
+
+    An owner names it by its id.
+    """
 
     key: str
+    owner: int | None = None
 
     def __repr__(self) -> str:
-        return f"RevokeKey(key='{shown(self.key) if len(self.key) > 20 else self.key}')"
+        return f"RevokeKey(key='{_safe(self.key)}', owner={self.owner})"
+
+
+class PatchKey(Message, frozen=True):
+    """Change a key's label (None does not) and terms; it is named as in `RevokeKey`. Answered by its `KeyRecord`."""
+
+    key: str
+    label: str | None = None
+    terms: KeyTerms = KeyTerms()
+    owner: int | None = None
+
+    def __repr__(self) -> str:
+        return f"PatchKey(key='{_safe(self.key)}', label={self.label!r}, terms={self.terms!r}, owner={self.owner})"
+
+
+class ShowKey(Message, frozen=True):
+    """One key, named as in `RevokeKey`. Answered by its `KeyRecord`."""
+
+    key: str
+    owner: int | None = None
+
+    def __repr__(self) -> str:
+        return f"ShowKey(key='{_safe(self.key)}', owner={self.owner})"
+
+
+def _safe(name: str) -> str:
+    return shown(name) if len(name) > 20 else name
 
 
 class ListKeys(Message, frozen=True):
@@ -117,10 +189,14 @@ class ListKeys(Message, frozen=True):
 
     account: str | None = None
     after: int = 0
+    owner: int | None = None
 
 
 class KeyRecord(Message, frozen=True):
-    """A key as listings show it. Times are seconds since 1970 UTC."""
+    """A key as listings show it. Times are seconds since 1970 UTC, amounts nano-dollars; None narrows nothing.
+
+    `credit` is what the key was ever given, `balance` what is left of it.
+    """
 
     id: int
     account: str
@@ -129,6 +205,14 @@ class KeyRecord(Message, frozen=True):
     kind: KeyKind
     created_at: int
     revoked_at: int | None
+    models: tuple[str, ...] | None = None
+    expires_at: int | None = None
+    minute_limit: int | None = None
+    daily_limit: int | None = None
+    spend_limit: int | None = None
+    spend_window: SpendWindow | None = None
+    credit: int | None = None
+    balance: int | None = None
 
 
 class KeyRecords(Message, frozen=True):
@@ -153,6 +237,18 @@ class SetAccount(Message, frozen=True):
     disabled: bool | None = None
 
 
+class CreditAccount(Message, frozen=True):
+    """Add to what an account has paid in, nano-dollars, less than 0 to correct. Answered by its `AccountRecord`.
+
+    `prepaid` True makes it an account that spends no more than that, beginning with a balance of `add`; False one that
+    spends as its plan says; None leaves it as it is.
+    """
+
+    name: str
+    add: int = 0
+    prepaid: bool | None = None
+
+
 class ListAccounts(Message, frozen=True):
     """Accounts in the order of their ids, those after id `after`. Answered by `AccountRecords`."""
 
@@ -160,7 +256,10 @@ class ListAccounts(Message, frozen=True):
 
 
 class AccountRecord(Message, frozen=True):
-    """An account as listings show it; `keys` counts those not revoked."""
+    """An account as listings show it; `keys` counts those not revoked.
+
+    `credit` is what was ever paid in, nano-dollars, `balance` what is left of it; None: not prepaid.
+    """
 
     id: int
     name: str
@@ -168,6 +267,8 @@ class AccountRecord(Message, frozen=True):
     disabled: bool
     created_at: int
     keys: int
+    credit: int | None = None
+    balance: int | None = None
 
 
 class AccountRecords(Message, frozen=True):
@@ -224,16 +325,21 @@ AnyMessage = (
     | Identify
     | Identity
     | Forget
+    | ForgetAccount
     | ForgetAll
+    | ResolveAccount
     | Failed
     | CreateKey
     | CreatedKey
     | RevokeKey
+    | PatchKey
+    | ShowKey
     | ListKeys
     | KeyRecord
     | KeyRecords
     | CreateAccount
     | SetAccount
+    | CreditAccount
     | ListAccounts
     | AccountRecord
     | AccountRecords
