@@ -41,7 +41,8 @@ FEWEST: Final = 3
 _encode = msgspec.msgpack.Encoder().encode
 _pack = journal_file.PAIR.pack
 _crc32 = zlib.crc32
-_fdatasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+fdatasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+"""A mapping's pages are the file's, so this forces out what was copied into it, too."""
 
 
 class JournalUnavailable(Exception):
@@ -90,7 +91,17 @@ def allocate(descriptor: int, size: int) -> None:
 class Disk:
     """What the journal's thread does. Only that thread calls it, so it may wait for the disk."""
 
-    def __init__(self, folder: pathlib.Path, journal: str, *, segment: int, max_bytes: int, durable: bool) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        journal: str,
+        *,
+        segment: int,
+        max_bytes: int,
+        durable: bool,
+        fdatasync: Callable[[int], None],
+    ) -> None:
+        self._fdatasync = fdatasync
         self._folder = folder
         self._journal = journal
         self._size = segment
@@ -119,7 +130,7 @@ class Disk:
         """A sealed segment goes to the disk, if anything has to, and out of memory."""
         try:
             if self._durable:
-                _fdatasync(segment.descriptor)
+                self._fdatasync(segment.descriptor)
         except OSError as error:
             logger.error("%s could not be forced to the disk: %s", segment.path, error.strerror)
             self.lost = error
@@ -131,7 +142,7 @@ class Disk:
         lost, self.lost = self.lost, None
         if lost is not None:
             raise lost
-        _fdatasync(segment.descriptor)
+        self._fdatasync(segment.descriptor)
 
     def discard(self, segment: Segment) -> None:
         """Remove a segment that was never written to."""
@@ -184,6 +195,7 @@ class Journal:
         loop: asyncio.AbstractEventLoop,
         sync: Sync = "none",
         segment: int = SEGMENT,
+        fdatasync: Callable[[int], None] = fdatasync,
     ) -> None:
         """Makes the first segment. A disk that refuses is no exception here: `why_not` says it."""
         self.name = journal_file.journal_name(worker, token)
@@ -192,7 +204,9 @@ class Journal:
         self._loop = loop
         self._sync = sync
         self._size = segment
-        self._disk = Disk(folder, self.name, segment=segment, max_bytes=max_bytes, durable=sync != "none")
+        self._disk = Disk(
+            folder, self.name, segment=segment, max_bytes=max_bytes, durable=sync != "none", fdatasync=fdatasync
+        )
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "journal")
         self._segment: Segment | None = None
         self._map: mmap.mmap | bytearray = bytearray()
