@@ -18,12 +18,16 @@ from waypost import providers
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]  # a day at most: TOML has inf, which no clock reaches
-Dollars = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,9})?$")]
+Dollars = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
 Window = Literal["minute", "hour", "day", "month"]
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
 T = TypeVar("T")
+
+
+JOURNAL_LEAST = 64 << 20
+"""Bytes that `store.journal_max` must allow: a few segments of a few workers."""
 
 
 class ConfigError(Exception):
@@ -189,6 +193,11 @@ class Config(msgspec.Struct, frozen=True):
         """`server.max_body` in bytes."""
         return parse_size(self.server.max_body)
 
+    @property
+    def journal_max(self) -> int:
+        """`store.journal_max` in bytes."""
+        return parse_size(self.store.journal_max)
+
 
 def covers(pattern: str, name: str) -> bool:
     """`*` stands for any run of characters, slashes too; everything else is literal."""
@@ -291,6 +300,7 @@ def parse(raw: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     fields["plans"] = fields["plans"] or {"all": Plan()}
     config = Config(**fields)
     check_server(config)
+    check_store(config.store)
     if config.jwt is not None:
         check_jwt(config.jwt, config)
     for name, provider in config.providers.items():
@@ -326,6 +336,30 @@ def check_server(config: Config) -> None:
             check(getattr(config.server, key))
         except ValueError as error:
             raise ConfigError(f"[server] {key}: {error}") from None
+
+
+def check_store(store: Store) -> None:
+    """What types cannot say about `[store]`. Its addresses may hold passwords, so no error prints one."""
+    if store.database.reveal() != "sqlite" and not is_address(store.database, ("postgresql",)):
+        raise ConfigError("[store] database: write sqlite or postgresql://USER:PASSWORD@HOST:PORT/NAME")
+    if store.limits.reveal() != "database" and not is_address(store.limits, ("valkey", "valkeys", "redis", "rediss")):
+        raise ConfigError("[store] limits: write database or valkey://[:PASSWORD@]HOST:PORT/NUMBER")
+    try:
+        enough = parse_size(store.journal_max) >= JOURNAL_LEAST
+    except ValueError as error:
+        raise ConfigError(f"[store] journal_max: {error}") from None
+    if not enough:
+        raise ConfigError(f"[store] journal_max: {store.journal_max!r} is too little; 64MiB is the least")
+
+
+def is_address(secret: Secret, schemes: tuple[str, ...]) -> bool:
+    """`scheme://[user[:password]@][host][:port]/…`: is it one of these schemes, with a port that is one?"""
+    scheme, separator, _ = secret.reveal().partition("://")
+    try:
+        parts = urllib.parse.urlsplit(secret.reveal())
+        return bool(separator) and scheme in schemes and parts.port != 0 and bool(parts.netloc or parts.query)
+    except ValueError:
+        return False
 
 
 def check_provider(name: str, provider: Provider) -> None:
@@ -381,7 +415,8 @@ def check_jwt(jwt: Jwt, config: Config) -> None:
             fitting = "HS256, HS384 or HS512" if jwt.secret is not None else "RS256, PS256, ES256 or EdDSA"
             raise ConfigError(f"[jwt] algorithms: {algorithm} does not go with {sources[0]}; that takes {fitting}")
         if jwt.secret is not None and len(jwt.secret.reveal()) * 8 < int(algorithm[2:]):
-            raise ConfigError(f"[jwt] secret: {algorithm} needs {int(algorithm[2:]) // 8} characters or more; try openssl rand -hex 64")
+            least = int(algorithm[2:]) // 8
+            raise ConfigError(f"[jwt] secret: {algorithm} needs {least} characters or more; try openssl rand -hex 64")
     if jwt.jwks and not is_jwks(jwt.jwks):
         raise ConfigError("[jwt] jwks: not https://host[:port][/path][?query]; http is for a loopback address alone")
     if not jwt.account_claim:

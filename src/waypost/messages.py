@@ -23,10 +23,16 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Hello(Message, frozen=True):
-    """A worker's first call. From its answer on, the keeper pushes to it what to forget."""
+    """A worker's first call. From its answer on, the keeper pushes to it what to forget.
+
+    `totals` are the units that it has of each meter, spent and unspent, by the meter's name; what does not fit into one
+    frame has gone ahead in `Holding`.
+    """
 
     worker: int
     protocol: int = PROTOCOL
+    journal: str = ""  # none: this worker takes no leases
+    totals: tuple[tuple[str, int], ...] = ()
 
 
 class Welcome(Message, frozen=True):
@@ -107,13 +113,13 @@ class KeyTerms(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     `balance` sets what is left to spend (so that saying it twice changes nothing), whatever was spent before.
     """
 
-    models: tuple[str, ...] | None | UnsetType = UNSET  # patterns
-    expires_at: int | None | UnsetType = UNSET  # seconds since 1970 UTC
-    minute_limit: int | None | UnsetType = UNSET  # requests
-    daily_limit: int | None | UnsetType = UNSET  # requests
-    spend_limit: int | None | UnsetType = UNSET  # nano-dollars in each `spend_window`
-    spend_window: SpendWindow | None | UnsetType = UNSET
-    balance: int | None | UnsetType = UNSET  # nano-dollars
+    models: tuple[str, ...] | UnsetType | None = UNSET  # patterns
+    expires_at: int | UnsetType | None = UNSET  # seconds since 1970 UTC
+    minute_limit: int | UnsetType | None = UNSET  # requests
+    daily_limit: int | UnsetType | None = UNSET  # requests
+    spend_limit: int | UnsetType | None = UNSET  # nano-dollars in each `spend_window`
+    spend_window: SpendWindow | UnsetType | None = UNSET
+    balance: int | UnsetType | None = UNSET  # nano-dollars
 
 
 # Who asks for himself names himself as `owner`, by his account's id: keys of others are then missing like any other.
@@ -329,6 +335,11 @@ AnyMessage = (
     | ForgetAll
     | ResolveAccount
     | Failed
+    | Holding
+    | Take
+    | Grant
+    | Recall
+    | Returned
     | CreateKey
     | CreatedKey
     | RevokeKey
