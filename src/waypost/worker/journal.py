@@ -1,8 +1,9 @@
 """The journal's writer: lines go into a mapped file, so they are the kernel's at once and survive the worker.
 
 `append` encodes and copies. Everything that may wait for a disk (making the next segment, forcing lines out, closing)
-is done by one thread, which is told early: the next segment is made when half of the current one is used. If that
-fails, no request is opened any more, and the other half is for those under way to be settled in.
+is done by one thread, which is told early: the next segment is asked for when half of the current one is used, and
+waited for at three quarters. If it cannot be made, no request is opened any more, and what is left of the current one
+is for those under way to be settled in.
 """
 
 from __future__ import annotations
@@ -310,7 +311,7 @@ class Journal:
         """Whatever can go on, does: the next segment is asked for when it is due, and lines that waited are written."""
         if self._closed:
             return
-        self._collect(wait=False)
+        self._collect(wait=not self._trouble and self._offset >= self._size // 4 * 3)
         if self._trouble and self._spare is not None:
             self._trouble = ""
             if self._backlog or self._segment is None or self._segment.capacity == 0:
