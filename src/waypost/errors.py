@@ -48,6 +48,7 @@ TABLE: tuple[Failure, ...] = (
     Failure("MONTHLY_REQUEST_LIMIT_EXCEEDED", 429, "rate_limit_error", "all requests of this month are used", retry=False),
     Failure("TOKEN_LIMIT_EXCEEDED", 429, "rate_limit_error", "what the request may use does not fit under a token limit"),
     Failure("STREAM_LIMIT_EXCEEDED", 429, "rate_limit_error", "as many streams are open as the plan allows", retry=True),
+    Failure("TOO_MANY_REQUESTS", 429, "rate_limit_error", "this endpoint is called more often than an account may", retry=True),
     Failure("TOO_MANY_FAILED_LOGINS", 429, "rate_limit_error", "too many bad credentials came from this address", retry=True),
     # What the upstreams did
     Failure("CONTEXT_LENGTH_EXCEEDED", 400, "invalid_request_error", "the upstream says that the prompt is too long for the model"),
@@ -78,6 +79,7 @@ class Refusal(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.lines = b""  # more head lines, each with its line end
 
     def envelope(self) -> bytes:
         """The OpenAI error body: `{"error": {"message", "type", "param", "code"}}`."""
