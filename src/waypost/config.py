@@ -30,6 +30,10 @@ JOURNAL_LEAST = 64 << 20
 """Bytes that `store.journal_max` must allow: a few segments of a few workers."""
 
 
+METRICS_TOKEN = 16
+"""Characters that a token for `/metrics` has at least."""
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; the message says where and why."""
 
@@ -82,6 +86,8 @@ class Server(Table, frozen=True):
     tls: TLS | None = None
     keepalive: Count = 15  # seconds of silence after which a waiting stream gets a comment; 0: never
     drain: Seconds = 30.0  # seconds that requests in flight may take after SIGTERM
+    metrics: Secret = Secret("off")  # who may read /metrics: off, public, or the token that lets one
+    log_format: Literal["text", "json"] = "text"
 
 
 class Store(Table, frozen=True):
@@ -336,6 +342,9 @@ def check_server(config: Config) -> None:
             check(getattr(config.server, key))
         except ValueError as error:
             raise ConfigError(f"[server] {key}: {error}") from None
+    metrics = config.server.metrics.reveal()
+    if metrics not in ("off", "public") and len(metrics) < METRICS_TOKEN:
+        raise ConfigError(f"[server] metrics: write off, public, or a token of at least {METRICS_TOKEN} characters")
 
 
 def check_store(store: Store) -> None:
