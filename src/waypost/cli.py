@@ -79,7 +79,7 @@ def keep(folder: Path, path: Path | None, settings: Config, parent: int) -> None
     """The keeper's process; its imports are its own."""
     from waypost.keeper.app import run_keeper
 
-    run_keeper(folder, list(settings.plans), parent, read_plans=lambda: list(read_config(path, folder).plans))
+    run_keeper(folder, settings, parent, read_settings=lambda: read_config(path, folder))
 
 
 def simulate(socket: Path, parent: int) -> None:
@@ -250,7 +250,7 @@ def ask(message: AnyMessage, config: Path | None, data: Path | None) -> AnyMessa
 
     folder = find_data(data)
     settings = load_config(find_config(config), folder)
-    reply = asyncio.run(administer(folder, list(settings.plans), message))
+    reply = asyncio.run(administer(folder, settings, message))
     if isinstance(reply, Failed):
         fail(reply.message)
     return reply

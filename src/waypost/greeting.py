@@ -65,7 +65,7 @@ class Greeting:
         if not self._fresh:
             print("  a key: waypost keys create --account NAME --plan PLAN")
             return
-        reply = await administer(self._folder, list(self._settings.plans), CreateKey("demo", None, "waypost serve"))
+        reply = await administer(self._folder, self._settings, CreateKey("demo", None, "waypost serve"))
         if not isinstance(reply, CreatedKey):
             print(f"waypost: no key could be made: {getattr(reply, 'message', reply)}", file=sys.stderr)
             return

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.keeper.running import RunningKeeper, data_folder, running_keeper
+from tests.keeper.running import RunningKeeper, data_folder, running_keeper, settings_of
 from waypost.keeper.app import CANNOT_START
 from waypost.keeper.direct import administer
 from waypost.keeper.folder import database_path, lock_path, taken
@@ -106,7 +106,7 @@ def test_a_path_too_long_for_a_socket():
 
 def test_a_newer_database():
     with data_folder() as data:
-        asyncio.run(administer(data, ["free"], CreateAccount("ann")))
+        asyncio.run(administer(data, settings_of(["free"]), CreateAccount("ann")))
         with sqlite3.connect(database_path(data)) as connection:
             connection.execute("UPDATE alembic_version SET version_num = '9999'")
         connection.close()
@@ -127,10 +127,11 @@ def test_a_folder_that_is_a_file():
 def test_a_start_on_a_current_database_does_not_import_alembic():
     script = """
 import pathlib, sys
+from waypost.config import Config
 from waypost.keeper.app import run_keeper
 def ready():
     print("alembic" in sys.modules, flush=True)
-run_keeper(pathlib.Path(sys.argv[1]), ["free"], parent=0, on_ready=ready)
+run_keeper(pathlib.Path(sys.argv[1]), Config(), parent=0, on_ready=ready)
 """
     with data_folder() as data:
         for _ in ("fresh", "existing"):

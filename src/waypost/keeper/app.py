@@ -11,17 +11,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import uvloop
 
-from waypost.config import ConfigError
+from waypost.config import Config, ConfigError, Store
 from waypost.keeper.accounts import Accounts
-from waypost.keeper.folder import FolderUnusable, database_path, taken
+from waypost.keeper.folder import FolderUnusable, taken
 from waypost.keeper.link import Links
 from waypost.keeper.prices import Prices
-from waypost.keeper.store.database import UnusableDatabase
-from waypost.keeper.store.sqlite import open_sqlite
+from waypost.keeper.store import open_database
+from waypost.keeper.store.database import Database, UnreachableDatabase, UnusableDatabase
 from waypost.link import MAX_SOCKET_PATH, is_too_long, socket_path
 
 logger = logging.getLogger("waypost.keeper")
@@ -35,6 +35,9 @@ PATIENCE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """How long a stopping keeper goes on answering what it was asked."""
 
+RETRY_SECONDS = 0.5
+"""How often a starting keeper tries a database that does not answer."""
+
 
 class CannotStart(Exception):
     """The keeper cannot start; the message says what to change."""
@@ -42,20 +45,21 @@ class CannotStart(Exception):
 
 def run_keeper(
     data: pathlib.Path,
-    plans: Sequence[str],
+    settings: Config,
     parent: int | None = None,
     on_ready: Callable[[], None] | None = None,
-    read_plans: Callable[[], Sequence[str]] | None = None,
+    read_settings: Callable[[], Config] | None = None,
 ) -> None:
     """Be the keeper of `data` until SIGTERM, SIGINT, or the end of file on the descriptor `parent`.
 
-    `on_ready` is called once, when links are being answered. On SIGHUP, `read_plans` gives the names of the plans anew,
-    or raises config.ConfigError and they stay; SIGHUP may be blocked until then. Exits with `CANNOT_START` and a
-    sentence on standard error if the data folder or the database cannot be used.
+    `on_ready` is called once, when links are being answered. On SIGHUP, `read_settings` gives the configuration anew,
+    or raises config.ConfigError and it stays; SIGHUP may be blocked until then. Exits with `CANNOT_START` and a
+    sentence on standard error if the data folder or the database cannot be used; waits for a database that does not
+    answer yet.
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_keep(data, plans, parent, on_ready or (lambda: None), read_plans))
+            runner.run(_keep(data, settings, parent, on_ready or (lambda: None), read_settings))
     except CannotStart as error:
         print(f"waypost keeper: {error}", file=sys.stderr)
         raise SystemExit(CANNOT_START) from None
@@ -63,10 +67,10 @@ def run_keeper(
 
 async def _keep(
     data: pathlib.Path,
-    plans: Sequence[str],
+    settings: Config,
     parent: int | None,
     on_ready: Callable[[], None],
-    read_plans: Callable[[], Sequence[str]] | None,
+    read_settings: Callable[[], Config] | None,
 ) -> None:
     path = socket_path(data)
     if is_too_long(path):
@@ -76,16 +80,29 @@ async def _keep(
         )
     try:
         async with taken(data, PATIENCE_SECONDS, give_up=lambda: _is_served(path)):
-            database = await open_sqlite(database_path(data))
+            database = await _open_in_time(settings.store, data)
             try:
-                accounts = Accounts(database, plans, time.time)
-                if read_plans is not None:
-                    _reload_on_hangup(accounts, read_plans)
+                accounts = Accounts(database, settings.plans, time.time)
+                if read_settings is not None:
+                    _reload_on_hangup(accounts, read_settings)
                 await _serve(path, Links(accounts, Prices(time.time)), parent, on_ready)
             finally:
                 await database.close()
     except (FolderUnusable, UnusableDatabase) as error:
         raise CannotStart(str(error)) from None
+
+
+async def _open_in_time(store: Store, data: pathlib.Path) -> Database:
+    """The database, as soon as it answers: the workers serve without it from what they hold."""
+    said = ""
+    while True:
+        try:
+            return await open_database(store, data)
+        except UnreachableDatabase as error:
+            if str(error) != said:
+                said = str(error)
+                logger.error("%s; trying again every %g s", said, RETRY_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _serve(path: pathlib.Path, links: Links, parent: int | None, on_ready: Callable[[], None]) -> None:
@@ -105,12 +122,12 @@ async def _serve(path: pathlib.Path, links: Links, parent: int | None, on_ready:
         await links.close(GRACE_SECONDS)
 
 
-def _reload_on_hangup(accounts: Accounts, read_plans: Callable[[], Sequence[str]]) -> None:
+def _reload_on_hangup(accounts: Accounts, read_settings: Callable[[], Config]) -> None:
     def reload() -> None:
         try:
-            accounts.adopt(read_plans())
+            accounts.adopt(read_settings().plans)
         except ConfigError as error:
-            logger.error("the plans stay as they were: %s", error)
+            logger.error("the configuration stays as it was: %s", error)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
