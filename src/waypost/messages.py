@@ -325,6 +325,35 @@ class NativeRecords(Message, frozen=True):
     after: int | None = None
 
 
+class FindPrices(Message, frozen=True):
+    """What does the price list know of these (provider, upstream model)? Answered by `PriceRecords`."""
+
+    targets: tuple[tuple[str, str], ...]
+
+
+class PriceRecord(Message, frozen=True):
+    """Every rate that the price list has for one provider's model.
+
+    `model` is the name that was asked for, `id` the list's own; `list` names the list and its version. `rates`: the
+    list's key → ((above, rate), …), rising: `rate` is for requests with more than `above` tokens of input, 0 for the
+    first, in USD as a decimal string, per million tokens in keys on `_mtok`, per thousand in those on `_kcount`.
+    `until`: seconds since 1970 UTC when another price may begin, 0 if the list says nothing of one.
+    """
+
+    provider: str
+    model: str
+    id: str
+    list: str
+    rates: dict[str, tuple[tuple[int, str], ...]]
+    until: int = 0
+
+
+class PriceRecords(Message, frozen=True):
+    """A record for each target, in their order; None for what the list does not know."""
+
+    rows: tuple[PriceRecord | None, ...]
+
+
 AnyMessage = (
     Hello
     | Welcome
@@ -358,5 +387,8 @@ AnyMessage = (
     | ListNatives
     | NativeRecord
     | NativeRecords
+    | FindPrices
+    | PriceRecord
+    | PriceRecords
     | None
 )
