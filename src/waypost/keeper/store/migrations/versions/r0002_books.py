@@ -61,6 +61,8 @@ def _create_requests() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index(op.f("ix_requests_account_id_id"), "requests", ["account_id", "id"])
+    is_open = sa.text("status IS NULL")
+    op.create_index(op.f("ix_requests_open"), "requests", ["journal"], sqlite_where=is_open, postgresql_where=is_open)
     op.create_table(
         "attempts",
         sa.Column("request_id", sa.String(26), nullable=False),
