@@ -104,6 +104,70 @@ class Failed(Message, frozen=True):
     message: str
 
 
+# Leases: units of meters. All are pushes, so that their order on the wire is the order of their effect.
+
+
+class Want(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker asks of one meter: `need` units at least, `wish` if there are plenty, by the limit it knows.
+
+    `ends`: seconds since 1970 UTC, 0 for never.
+    """
+
+    meter: str
+    need: int
+    wish: int
+    limit: int
+    ends: int
+
+
+class Granted(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker gets of one meter: `units` more, of which it then has `total`; `remaining` are still to be had.
+
+    `refused`: the limit does not allow it. `failure`: a sentence where the store could not be asked.
+    """
+
+    meter: str
+    units: int
+    total: int
+    remaining: int
+    refused: bool = False
+    failure: str = ""
+
+
+class Holding(Message, frozen=True):
+    """Ahead of `Hello`: the part of a worker's totals that does not fit into it."""
+
+    totals: tuple[tuple[str, int], ...]
+
+
+class Take(Message, frozen=True):
+    """A worker asks for units. Answered by the `Grant` of the same serial."""
+
+    serial: int
+    wants: tuple[Want, ...]
+
+
+class Grant(Message, frozen=True):
+    """The keeper's answer to a `Take`."""
+
+    serial: int
+    grants: tuple[Granted, ...]
+
+
+class Recall(Message, frozen=True):
+    """The keeper asks for every free unit of the meters whose names begin so."""
+
+    serial: int
+    meters: str
+
+
+class Returned(Message, frozen=True):
+    """A worker has given up these units: by the `Recall` of this serial, or by itself (0)."""
+
+    serial: int
+    units: tuple[tuple[str, int], ...]
+
+
 # Administration
 
 

@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.prices import Prices
 from waypost.link import Framed
-from waypost.messages import PROTOCOL, AnyMessage, Failed, FindNative, Forget, ForgetAll, Hello, ListNatives, Welcome
+from waypost.messages import (
+    PROTOCOL,
+    AnyMessage,
+    Failed,
+    FindNative,
+    Forget,
+    ForgetAccount,
+    ForgetAll,
+    Hello,
+    ListNatives,
+    Welcome,
+)
 
 logger = logging.getLogger("waypost.keeper")
 
@@ -33,7 +44,7 @@ class Links:
         self._open.add(peer)
         return peer
 
-    async def broadcast(self, pushes: Sequence[Forget | ForgetAll]) -> None:
+    async def broadcast(self, pushes: Sequence[Forget | ForgetAccount | ForgetAll]) -> None:
         """Return when every worker's socket has taken `pushes`; a worker that does not read for a second is cut off."""
         for peer in list(self._workers):
             for push in pushes:
