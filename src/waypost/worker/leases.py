@@ -133,7 +133,7 @@ class Leases:
     # What requests call
 
     def lease(self, name: str, limit: int, ends: int) -> Lease:
-        """The lease of a meter, empty if it is new. Under a limit that has fallen its units go back: not all may count."""
+        """The lease of a meter, empty if it is new. If the limit has fallen, what it has goes back first."""
         lease = self._held.get(name)
         if lease is None:
             lease = self._dropped.pop(name, None) or Lease(name, limit, ends)

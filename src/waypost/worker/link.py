@@ -7,9 +7,13 @@ import logging
 import pathlib
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from waypost.link import Framed, LinkError, LinkLost
-from waypost.messages import AnyMessage, Failed, Forget, ForgetAll, Hello, Welcome
+from waypost.messages import PROTOCOL, AnyMessage, Failed, Forget, ForgetAll, Hello, Holding, Welcome
+
+if TYPE_CHECKING:
+    from waypost.worker.leases import Leases
 
 logger = logging.getLogger("waypost.worker")
 
@@ -18,6 +22,9 @@ LAST_DELAY = 0.1
 """Seconds between attempts to connect: doubled from the first to the last, each times 0.5 to 1.5 by the dice."""
 
 HELLO_SECONDS = 2.0
+
+TOTALS = 20_000
+"""Totals of leases that go into one frame."""
 
 ANNOUNCED = 1.0
 """Seconds of an outage after which it is logged: more than keeper and worker take to start side by side."""
@@ -32,6 +39,7 @@ class Link:
 
     `on_forget(digest)` is called when a key's identity may have changed, `on_forget(None)` when any may have: on every
     connect too, because what the keeper said meanwhile was not heard. Until then the link is not `connected`.
+    `leases` hear of grants and recalls, and what they spend stands in the journal of the name `journal`.
     """
 
     def __init__(
@@ -40,11 +48,17 @@ class Link:
         on_forget: Callable[[bytes | None], None],
         *,
         worker: int = 0,
+        journal: str = "",
+        leases: Leases | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._path = path
         self._on_forget = on_forget
         self._worker = worker
+        self._journal = journal
+        self._leases = leases
+        if leases is not None:
+            leases.attach(self)
         self._dice = dice
         self._peer: Framed | None = None
         self._up = asyncio.Event()
@@ -81,6 +95,11 @@ class Link:
         except TimeoutError:
             raise KeeperUnavailable(f"the keeper did not answer in {timeout:g} s") from None
 
+    def push(self, message: AnyMessage) -> None:
+        """Tell the keeper; nothing happens while the link is down."""
+        if self._peer is not None:
+            self._peer.push(message)
+
     async def close(self) -> None:
         """Stop connecting and close the connection; open calls fail."""
         if self._connecting is not None:
@@ -113,7 +132,7 @@ class Link:
         loop = asyncio.get_running_loop()
         _, peer = await loop.create_unix_connection(lambda: Framed(self._receive, self._lose), str(self._path))
         try:
-            reply = await peer.call(Hello(self._worker), HELLO_SECONDS)
+            reply = await peer.call(self._hello(peer), HELLO_SECONDS)
             if not isinstance(reply, Welcome):
                 raise KeeperUnavailable(
                     reply.message if isinstance(reply, Failed) else "the keeper did not say welcome"
@@ -128,21 +147,34 @@ class Link:
         self._peer = peer
         self._lost.clear()
         self._up.set()
+        if self._leases is not None:
+            self._leases.linked()
         if self._is_announced:
             logger.warning("the link to the keeper is up again")
         self._is_announced = False
 
-    def _receive(self, _peer: Framed, _call_id: int, message: AnyMessage) -> None:
+    def _hello(self, peer: Framed) -> Hello:
+        totals = self._leases.totals() if self._leases is not None else []
+        while len(totals) > TOTALS:
+            ahead, totals = totals[:TOTALS], totals[TOTALS:]
+            peer.push(Holding(tuple(ahead)))
+        return Hello(self._worker, PROTOCOL, self._journal, tuple(totals))
+
+    def _receive(self, peer: Framed, _call_id: int, message: AnyMessage) -> None:
         if isinstance(message, Forget):
             self._on_forget(message.digest)
         elif isinstance(message, ForgetAll):
             self._on_forget(None)
+        elif self._leases is not None:
+            self._leases.receive(message, peer.push)
 
     def _lose(self, peer: Framed, _error: Exception | None) -> None:
         if peer is self._peer:
             self._peer = None
             self._up.clear()
             self._lost.set()
+            if self._leases is not None:
+                self._leases.lost()
 
     def _announce(self) -> None:
         if not self._is_announced:  # once per outage, not per attempt
