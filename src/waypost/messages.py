@@ -97,6 +97,18 @@ class ResolveAccount(Message, frozen=True):
     create: bool = False
 
 
+class KillStreams(Message, frozen=True):
+    """The keeper calls a worker: end all streams of this account. Answered by `KilledStreams`."""
+
+    account: int
+
+
+class KilledStreams(Message, frozen=True):
+    """How many have been ended."""
+
+    count: int
+
+
 class Failed(Message, frozen=True):
     """The call did nothing. `code` is one of `errors.TABLE`; `message` names the field and the fix."""
 
@@ -427,6 +439,8 @@ AnyMessage = (
     | ForgetAccount
     | ForgetAll
     | ResolveAccount
+    | KillStreams
+    | KilledStreams
     | Failed
     | Holding
     | Take

@@ -10,7 +10,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from waypost.link import Framed, LinkError, LinkLost
-from waypost.messages import PROTOCOL, AnyMessage, Failed, Forget, ForgetAll, Hello, Holding, Welcome
+from waypost.messages import (
+    PROTOCOL,
+    AnyMessage,
+    Failed,
+    Forget,
+    ForgetAll,
+    Hello,
+    Holding,
+    KilledStreams,
+    KillStreams,
+    Welcome,
+)
 
 if TYPE_CHECKING:
     from waypost.worker.leases import Leases
@@ -40,6 +51,7 @@ class Link:
     `on_forget(digest)` is called when a key's identity may have changed, `on_forget(None)` when any may have: on every
     connect too, because what the keeper said meanwhile was not heard. Until then the link is not `connected`.
     `leases` hear of grants and recalls, and what they spend stands in the journal of the name `journal`.
+    `on_kill(account)` ends an account's streams and returns how many there were.
     """
 
     def __init__(
@@ -50,6 +62,7 @@ class Link:
         worker: int = 0,
         journal: str = "",
         leases: Leases | None = None,
+        on_kill: Callable[[int], int] = lambda account: 0,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._path = path
@@ -57,6 +70,7 @@ class Link:
         self._worker = worker
         self._journal = journal
         self._leases = leases
+        self._on_kill = on_kill
         if leases is not None:
             leases.attach(self)
         self._dice = dice
@@ -160,11 +174,13 @@ class Link:
             peer.push(Holding(tuple(ahead)))
         return Hello(self._worker, PROTOCOL, self._journal, tuple(totals))
 
-    def _receive(self, peer: Framed, _call_id: int, message: AnyMessage) -> None:
+    def _receive(self, peer: Framed, call_id: int, message: AnyMessage) -> None:
         if isinstance(message, Forget):
             self._on_forget(message.digest)
         elif isinstance(message, ForgetAll):
             self._on_forget(None)
+        elif isinstance(message, KillStreams):
+            peer.reply(call_id, KilledStreams(self._on_kill(message.account)))
         elif self._leases is not None:
             self._leases.receive(message, peer.push)
 
