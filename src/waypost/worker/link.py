@@ -15,6 +15,7 @@ from waypost.messages import (
     AnyMessage,
     Failed,
     Forget,
+    ForgetAccount,
     ForgetAll,
     Hello,
     Holding,
@@ -48,8 +49,8 @@ class KeeperUnavailable(Exception):
 class Link:
     """A connection to the keeper that comes back by itself.
 
-    `on_forget(digest)` is called when a key's identity may have changed, `on_forget(None)` when any may have: on every
-    connect too, because what the keeper said meanwhile was not heard. Until then the link is not `connected`.
+    `on_forget(digest)` is called when a key's identity may have changed, `on_forget(account)` when those of an account's
+    tokens may have, `on_forget(None)` when any may have: on every connect too, because what the keeper said meanwhile was not heard. Until then the link is not `connected`.
     `leases` hear of grants and recalls, and what they spend stands in the journal of the name `journal`.
     `on_kill(account)` ends an account's streams and returns how many there were.
     """
@@ -57,7 +58,7 @@ class Link:
     def __init__(
         self,
         path: pathlib.Path,
-        on_forget: Callable[[bytes | None], None],
+        on_forget: Callable[[bytes | str | None], None],
         *,
         worker: int = 0,
         journal: str = "",
@@ -177,6 +178,8 @@ class Link:
     def _receive(self, peer: Framed, call_id: int, message: AnyMessage) -> None:
         if isinstance(message, Forget):
             self._on_forget(message.digest)
+        elif isinstance(message, ForgetAccount):
+            self._on_forget(message.account)
         elif isinstance(message, ForgetAll):
             self._on_forget(None)
         elif isinstance(message, KillStreams):
