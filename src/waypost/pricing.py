@@ -88,6 +88,11 @@ def cost(price: Price, usage: Usage) -> int:
     return (exact_cost(price, usage) + MILLION // 2) // MILLION
 
 
+def prompt_cost(price: Price, prompt_tokens: int) -> int:
+    """Nano-dollars for a prompt of so many tokens, none of them from a cache, and no completion."""
+    return cost(price, Usage(prompt_tokens))
+
+
 def exact_cost(price: Price, usage: Usage) -> int:
     """The same in femto-dollars, before it is rounded."""
     rates = price.tiers[0].rates if len(price.tiers) == 1 else tier_of(price, usage.prompt).rates
@@ -123,6 +128,11 @@ def reserve(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
         if tier.above < prompt_tokens or tier.above == 0
     )
     return -(-dearest // MILLION) + price.request
+
+
+def prompt_cost(price: Price, tokens: int) -> int:
+    """Nano-dollars for a prompt of text alone, rounded down."""
+    return tier_of(price, tokens).rates.fresh * tokens // MILLION + price.request
 
 
 def formula(price: Price, usage: Usage) -> tuple[Charge, ...]:
