@@ -88,11 +88,6 @@ def cost(price: Price, usage: Usage) -> int:
     return (exact_cost(price, usage) + MILLION // 2) // MILLION
 
 
-def prompt_cost(price: Price, prompt_tokens: int) -> int:
-    """Nano-dollars for a prompt of so many tokens, none of them from a cache, and no completion."""
-    return cost(price, Usage(prompt_tokens))
-
-
 def exact_cost(price: Price, usage: Usage) -> int:
     """The same in femto-dollars, before it is rounded."""
     rates = price.tiers[0].rates if len(price.tiers) == 1 else tier_of(price, usage.prompt).rates

@@ -113,7 +113,7 @@ def parse_loosely(raw: bytes) -> Spoken | None:
 
 
 def is_plain(spoken: Spoken) -> bool:
-    """Is there nothing but a prompt, a completion and their total? Most have no more; this is the short way for them."""
+    """Is there nothing but a prompt, a completion and their total? Most have no more: this is their short way."""
     prompt, completion = spoken.prompt_tokens, spoken.completion_tokens
     into, out = spoken.prompt_tokens_details, spoken.completion_tokens_details
     return (
