@@ -49,8 +49,9 @@ class KeeperUnavailable(Exception):
 class Link:
     """A connection to the keeper that comes back by itself.
 
-    `on_forget(digest)` is called when a key's identity may have changed, `on_forget(account)` when those of an account's
-    tokens may have, `on_forget(None)` when any may have: on every connect too, because what the keeper said meanwhile was not heard. Until then the link is not `connected`.
+    `on_forget(digest)` is called when a key's identity may have changed, `on_forget(account)` when those of an
+    account's tokens may have, `on_forget(None)` when any may have: on every connect too, because what the keeper said
+    meanwhile was not heard. Until then the link is not `connected`.
     `leases` hear of grants and recalls, and what they spend stands in the journal of the name `journal`.
     `on_kill(account)` ends an account's streams and returns how many there were.
     """
