@@ -57,19 +57,17 @@ class Books:
         self._host = host
         self._statements = _sqlite_statements() if database.dialect == "sqlite" else _postgres_statements()
 
-    async def apply(self, batch: Batch, moves: Sequence[Move], closing: str | None = None) -> None:
+    async def apply(self, batch: Batch, moves: Sequence[Move], closing: str | None = None) -> int:
         """Write `batch` and move the journals. `closing`: this journal's holdings go into the host's row, for good.
 
-        Raises `Moved`, `Duplicate` and `Unfit`, after which nothing has been written.
+        Returns how many requests were settled whose open rows are gone. Raises `Moved`, `Duplicate` and `Unfit`, after
+        which nothing has been written.
         """
-        work = _work(batch, moves)
+        work, fold = _work(batch, moves), self._fold(closing)
         async with self._database.driver() as connection:
             if self._database.dialect == "sqlite":
-                await _in_thread(
-                    connection, lambda raw: _apply_sqlite(raw, self._statements, work, self._fold(closing))
-                )
-            else:
-                await _apply_postgres(connection, self._statements, work, self._fold(closing))
+                return await _in_thread(connection, lambda raw: _apply_sqlite(raw, self._statements, work, fold))
+            return await _apply_postgres(connection, self._statements, work, fold)
 
     def _fold(self, journal: str | None) -> tuple[str, str] | None:
         return None if journal is None else (self._host, journal)
