@@ -26,8 +26,10 @@ from waypost.worker import certificates, routes
 from waypost.worker.answers import refuse
 from waypost.worker.catalogue import Catalogue
 from waypost.worker.identity import Identities
+from waypost.worker.key_set import fetcher
 from waypost.worker.link import Link
 from waypost.worker.natives import Natives
+from waypost.worker.tokens import Tokens
 from waypost.worker.upstreams import Snapshot, find_target
 from waypost.worker.walk import Walk
 
@@ -58,6 +60,7 @@ class Worker:
         self.snapshot = snapshot
         self.natives.forget()
         self.catalogue.adopt(settings)
+        self.identities.adopt(settings, lambda url: fetcher(url, self.deadlines, self.names))
         self.error_format = settings.server.error_format
         self.origins = frozenset(origin.encode() for origin in settings.server.cors)
         self.keepalive = float(settings.server.keepalive)
@@ -138,6 +141,8 @@ def check(settings: config.Config) -> None:
     for name, provider in settings.providers.items():
         find_target(name, provider)
         certificates.check_authorities(name, provider.ca)
+    if settings.jwt is not None:
+        Tokens(settings.jwt, settings.plans, None)
 
 
 def run_worker(

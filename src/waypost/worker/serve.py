@@ -36,7 +36,9 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
 
     try:
         # 2. Identify.
-        identity = worker.identities.known(exchange.head) or await worker.identities.identify(exchange.head)
+        identity = worker.identities.known(exchange.head) or await worker.identities.identify(
+            exchange.head, exchange.address
+        )
 
         # 3. Expand. Top-level fields are seen, prompts are not touched.
         request = parse_request(exchange.body)
