@@ -14,6 +14,7 @@ wrong. In a living journal that means "look again"; in a dead one it is the torn
 
 from __future__ import annotations
 
+import pathlib
 import re
 import struct
 import zlib
@@ -56,6 +57,11 @@ class HeaderError(ValueError):
 
 
 # Names of files
+
+
+def folder(data: pathlib.Path) -> pathlib.Path:
+    """Where in the data folder the journals are."""
+    return data / "journal"
 
 
 def journal_name(worker: int, token: str) -> str:

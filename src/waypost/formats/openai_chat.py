@@ -15,8 +15,8 @@ from waypost.formats.json_gate import DIGITS, check_duplicates, check_shape, che
 Fields = dict[str, msgspec.Raw]
 
 # Said to the gateway, not to the model: never sent on.
-GATEWAY_ONLY = frozenset({"preset", "provider", "models", "cache", "plugins", "session_id"})
-HINTS = frozenset({"session_id"})  # of these, what changes nothing in an answer
+GATEWAY_ONLY = frozenset({"preset", "provider", "models", "cache", "plugins", "session_id", "usage"})
+HINTS = frozenset({"session_id", "usage"})  # of these, what is obeyed, or changes nothing in an answer
 # Where the copy that is checked and the copy that is used must be the same one.
 ONCE = (
     b'"model"',
@@ -50,6 +50,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool
     include_usage: bool  # the caller wants the usage chunk of a stream
     ignored: tuple[str, ...]  # gateway-only fields with a value that nothing here obeys
+    wants_cost: bool = False  # the answer's usage is to say what it cost
 
 
 def parse_request(body: bytes) -> ChatRequest:
@@ -66,14 +67,18 @@ def parse_request(body: bytes) -> ChatRequest:
         if name in fields:
             read_count(fields, name)
     ignored: tuple[str, ...] = ()
+    wants_cost = False
     if not GATEWAY_ONLY.isdisjoint(fields):
         ignored = tuple(name for name in fields if name in GATEWAY_ONLY - HINTS and fields[name] != NULL)
-    return ChatRequest(fields, read_model(fields), stream, include_usage, ignored)
+        wants_cost = "usage" in fields and read_bool(parse_options(fields, "usage"), "include", "usage.include")
+    return ChatRequest(
+        fields, read_model(fields), stream, include_usage or (stream and wants_cost), ignored, wants_cost
+    )
 
 
 def wants_usage(fields: Fields) -> bool:
     """Does the caller ask for a stream's usage chunk? Raises Refusal."""
-    return read_bool(parse_options(fields), "include_usage", "stream_options.include_usage")
+    return read_bool(parse_options(fields, "stream_options"), "include_usage", "stream_options.include_usage")
 
 
 def parse_object(body: bytes) -> Fields:
@@ -129,15 +134,15 @@ def read_count(fields: Fields, name: str) -> None:
         raise invalid(name, f"must be a whole number, 0 or more, of at most {DIGITS} digits")
 
 
-def parse_options(fields: Fields) -> Fields:
-    """`stream_options` by its fields; null counts as empty. Raises Refusal."""
-    raw = fields["stream_options"]
+def parse_options(fields: Fields, name: str) -> Fields:
+    """An object such as `stream_options` by its fields; null counts as empty. Raises Refusal."""
+    raw = fields[name]
     if raw == NULL:
         return {}
     try:
         return decode_fields(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise invalid("stream_options", "must be an object") from None
+        raise invalid(name, "must be an object") from None
 
 
 def render_request(request: ChatRequest, model: msgspec.Raw) -> bytes:
@@ -148,7 +153,7 @@ def render_request(request: ChatRequest, model: msgspec.Raw) -> bytes:
         for name in GATEWAY_ONLY:
             fields.pop(name, None)
     if request.stream:
-        options = parse_options(fields) if "stream_options" in fields else {}
+        options = parse_options(fields, "stream_options") if "stream_options" in fields else {}
         options["include_usage"] = TRUE
         fields["stream_options"] = msgspec.Raw(encode(options))
     return encode(fields)

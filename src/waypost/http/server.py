@@ -118,6 +118,11 @@ class Exchange:
         connection.finished(self.keep_alive)
 
     @property
+    def is_gone(self) -> bool:
+        """Nobody hears what is still to be said."""
+        return self._connection is None
+
+    @property
     def address(self) -> str:
         """The caller's network address; empty where there is none, or no caller any more."""
         return self._connection.address if self._connection is not None else ""
