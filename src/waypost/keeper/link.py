@@ -14,6 +14,7 @@ from waypost.messages import (
     AnyMessage,
     Failed,
     FindNative,
+    FindPrices,
     Forget,
     ForgetAccount,
     ForgetAll,
@@ -85,7 +86,7 @@ class Links:
         try:
             if isinstance(message, Hello):
                 reply = await self._welcome(peer, message)
-            elif isinstance(message, FindNative | ListNatives):
+            elif isinstance(message, FindNative | ListNatives | FindPrices):
                 reply = await self._prices.answer(message)
             else:
                 outcome = await self._accounts.answer(message)
