@@ -69,6 +69,12 @@ class Identity(Message, frozen=True):
     account_credit: int | None = None  # ever paid in; None: not prepaid
 
 
+class Trouble(Message, frozen=True):
+    """Push: why this host should get no traffic, which `/readyz` tells; empty when it may again."""
+
+    reason: str
+
+
 class Forget(Message, frozen=True):
     """Push: drop what is known of this digest, good or bad; the key was created, revoked or changed."""
 
@@ -435,6 +441,7 @@ AnyMessage = (
     | Welcome
     | Identify
     | Identity
+    | Trouble
     | Forget
     | ForgetAccount
     | ForgetAll

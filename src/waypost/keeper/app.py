@@ -17,7 +17,8 @@ import uvloop
 
 from waypost.config import Config, ConfigError, Store
 from waypost.keeper.accounts import Accounts
-from waypost.keeper.folder import FolderUnusable, taken
+from waypost.keeper.folder import FolderUnusable, host_id, taken
+from waypost.keeper.ledger import Ledger, open_ledger
 from waypost.keeper.link import Links
 from waypost.keeper.prices import Prices
 from waypost.keeper.store import open_database
@@ -83,9 +84,12 @@ async def _keep(
             database = await _open_in_time(settings.store, data)
             try:
                 accounts = Accounts(database, settings.plans, time.time)
+                ledger = open_ledger(database, data, host_id(data), settings.store.retention)
                 if read_settings is not None:
-                    _reload_on_hangup(accounts, read_settings)
-                await _serve(path, Links(accounts, Prices(time.time)), parent, on_ready)
+                    _reload_on_hangup(accounts, ledger, read_settings)
+                links = Links(accounts, Prices(time.time))
+                ledger.on_state.append(links.say_trouble)
+                await _serve(path, links, ledger, parent, on_ready)
             finally:
                 await database.close()
     except (FolderUnusable, UnusableDatabase) as error:
@@ -105,7 +109,9 @@ async def _open_in_time(store: Store, data: pathlib.Path) -> Database:
         await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _serve(path: pathlib.Path, links: Links, parent: int | None, on_ready: Callable[[], None]) -> None:
+async def _serve(
+    path: pathlib.Path, links: Links, ledger: Ledger, parent: int | None, on_ready: Callable[[], None]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -115,17 +121,26 @@ async def _serve(path: pathlib.Path, links: Links, parent: int | None, on_ready:
         loop.add_reader(parent, _stop_at_end, parent, stop)
     with _listening(path) as listener:
         server = await loop.create_unix_server(links.accept, sock=listener)
+        following = asyncio.create_task(ledger.run())
+        following.add_done_callback(lambda _: stop.set())  # it never ends by itself: a keeper without books must not go on
         logger.info("keeper ready at %s", path)
         on_ready()
         await stop.wait()
         server.close()
         await links.close(GRACE_SECONDS)
+        if following.done():
+            await following
+        await ledger.catch_up(GRACE_SECONDS)
+        following.cancel()
+        await asyncio.wait([following])
 
 
-def _reload_on_hangup(accounts: Accounts, read_settings: Callable[[], Config]) -> None:
+def _reload_on_hangup(accounts: Accounts, ledger: Ledger, read_settings: Callable[[], Config]) -> None:
     def reload() -> None:
         try:
-            accounts.adopt(read_settings().plans)
+            settings = read_settings()
+            accounts.adopt(settings.plans)
+            ledger.adopt(settings.store.retention)
         except ConfigError as error:
             logger.error("the configuration stays as it was: %s", error)
 

@@ -61,6 +61,11 @@ class Journals:
             segments.sort()
         return found
 
+    def size(self) -> int:
+        """Bytes of all files."""
+        with os.scandir(self._folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
+
     def is_alive(self, journal: str) -> bool:
         """Does its worker live? Who reads after a "no" reads all that there will ever be."""
         try:

@@ -107,8 +107,13 @@ class Ledger:
         self.why_not_ready = ""
         self.faults = 0  # lines that contradicted the books since the start
         self._failing_since: float | None = None
+        self._ended = time.monotonic()
 
     # What others ask
+
+    def adopt(self, retention: int) -> None:
+        """The configuration has been read again: requests are kept for so many days."""
+        self._retention.adopt(retention)
 
     async def run(self) -> None:
         """Follow the journals until cancelled; being cancelled loses nothing."""
@@ -121,6 +126,7 @@ class Ledger:
             except asyncio.CancelledError:
                 self._waiting += waiting
                 raise
+            self._ended = time.monotonic()
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
@@ -153,6 +159,21 @@ class Ledger:
         """Nothing is written into the books while this is held; journals grow meanwhile."""
         async with self._free:
             yield
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that the books know as open."""
+        return sum(len(followed.open) for followed in self._followed.values())
+
+    @property
+    def journal_bytes(self) -> int:
+        """What the journals take on the disk."""
+        return self._journals.size()
+
+    @property
+    def lag_seconds(self) -> float:
+        """Seconds since the journals were last read to their end."""
+        return time.monotonic() - self._ended
 
     @property
     def live(self) -> list[str]:

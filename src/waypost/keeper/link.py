@@ -20,6 +20,7 @@ from waypost.messages import (
     ForgetAll,
     Hello,
     ListNatives,
+    Trouble,
     Welcome,
 )
 
@@ -38,6 +39,7 @@ class Links:
         self._open: set[Framed] = set()
         self._workers: dict[Framed, int] = {}
         self._answers: set[asyncio.Task[None]] = set()
+        self._trouble = Trouble("")
 
     def accept(self) -> Framed:
         """The protocol of a new connection: what `create_unix_server` asks for."""
@@ -60,6 +62,12 @@ class Links:
                     peer.abort()
                 return
             await asyncio.sleep(0.005)
+
+    def say_trouble(self, reason: str) -> None:
+        """Tell every worker, now and later, why this host should get no traffic; "" if it may."""
+        self._trouble = Trouble(reason)
+        for peer in self._workers:
+            peer.push(self._trouble)
 
     async def close(self, grace: float) -> None:
         """Finish what is being answered, up to `grace` seconds, then close every connection."""
@@ -110,4 +118,6 @@ class Links:
             return failed
         if peer in self._open:
             self._workers[peer] = hello.worker
+            if self._trouble.reason:
+                peer.push(self._trouble)
         return Welcome(PROTOCOL)

@@ -21,6 +21,7 @@ from waypost.messages import (
     Holding,
     KilledStreams,
     KillStreams,
+    Trouble,
     Welcome,
 )
 
@@ -82,6 +83,7 @@ class Link:
         self._connecting: asyncio.Task[None] | None = None
         self._complaint = ""
         self._is_announced = False
+        self.trouble = ""  # why the keeper wants no traffic here
 
     def start(self) -> None:
         """Begin to connect, in the background, for good."""
@@ -183,6 +185,8 @@ class Link:
             self._on_forget(message.account)
         elif isinstance(message, ForgetAll):
             self._on_forget(None)
+        elif isinstance(message, Trouble):
+            self.trouble = message.reason
         elif isinstance(message, KillStreams):
             peer.reply(call_id, KilledStreams(self._on_kill(message.account)))
         elif self._leases is not None:
@@ -191,6 +195,7 @@ class Link:
     def _lose(self, peer: Framed, _error: Exception | None) -> None:
         if peer is self._peer:
             self._peer = None
+            self.trouble = ""
             self._up.clear()
             self._lost.set()
             if self._leases is not None:
