@@ -69,9 +69,11 @@ class Worker:
             socket_path(data),
             lambda digest: self.identities.forget(digest),
             worker=number,
+            journal=self.journal.name,
+            leases=self.leases,
             on_kill=lambda account: self.books.kill_streams(account),
         )
-        self.books = Books(self.leases, self.journal, settings)
+        self.books = Books(self.leases, self.journal, settings, lambda: self.identities.look_ups)
         self.identities = Identities(self.link)
         self.natives = Natives(self.link)
         self.prices = Prices(self.link)

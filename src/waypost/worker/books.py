@@ -88,9 +88,14 @@ class Books:
     """Owns the worker's purses and open entries; writes to its journal, and takes from its leases."""
 
     def __init__(
-        self, leases: Leases, journal: Journal, settings: Config, wall: Callable[[], float] = time.time
+        self,
+        leases: Leases,
+        journal: Journal,
+        settings: Config,
+        look_ups: Callable[[], int],
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        """`wall` gives seconds since 1970 UTC."""
+        """`look_ups`: how often keys have been looked up so far. `wall` gives seconds since 1970 UTC."""
         self.leases = leases
         self.journal = journal
         self.wall = wall
@@ -99,7 +104,8 @@ class Books:
         self._streams: dict[int, set[Entry]] = {}
         self._refusals: dict[str, int] = {}
         self._priced: set[str] = set()
-        self.look_ups: Callable[[], int] = int
+        self._look_ups = look_ups
+        self._look_ups_told = 0
 
     def adopt(self, settings: Config) -> None:
         """A new configuration: limits may have changed, so every unit goes back and is asked for anew."""
@@ -181,10 +187,11 @@ class Books:
 
     def tick(self) -> None:
         """Once a second: write down what was counted."""
-        takes, look_ups = self.leases.counted(), self.look_ups()
+        takes, look_ups = self.leases.counted(), self._look_ups() - self._look_ups_told
         if self._refusals or takes or look_ups:
             self.journal.append(Tally(int(self.wall() * 1000), self._refusals, takes, look_ups))
             self._refusals = {}
+            self._look_ups_told += look_ups
 
     # Streams of an account
 
