@@ -91,6 +91,11 @@ class ForgetAll(Message, frozen=True):
     """Push: drop everything known of any key or token."""
 
 
+def is_name(value: str) -> bool:
+    """May an account or a key be called so? 1 to 100 printable characters, without spaces at either end."""
+    return 1 <= len(value) <= 100 and value.isprintable() and value == value.strip()
+
+
 class ResolveAccount(Message, frozen=True):
     """A token, checked by the worker, names this account, and perhaps a plan; `create` it where it is missing.
 
