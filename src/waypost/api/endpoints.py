@@ -63,6 +63,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 PLAIN = "text/plain; charset=utf-8"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 OFTEN, SOMETIMES, SELDOM = Burst(), Burst(5, 60), Burst(2, 15)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -79,7 +80,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              "Whether it may take traffic; says why not.", str, kept=False, media=PLAIN),
     Endpoint("GET", "/openapi.json", "public", "get_openapi", "This document.", dict[str, Any], kept=False),
     # Answered by the keeper
-    Endpoint("GET", "/metrics", "metrics", "get_metrics", "Metrics for Prometheus.", str, media=PLAIN),
+    Endpoint("GET", "/metrics", "metrics", "get_metrics", "Metrics for Prometheus.", str, media=PROMETHEUS),
     Endpoint("GET", "/v1/user/requests", "inference", "get_request_counts",
              "What the account has used of its limits on requests.", shapes.RequestCounts, burst=OFTEN),
     Endpoint("GET", "/v1/user/requests/hourly", "inference", "get_hourly_count",

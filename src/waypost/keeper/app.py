@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -12,18 +13,23 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from waypost.config import Config, ConfigError, Store
 from waypost.keeper.accounts import Accounts
-from waypost.keeper.folder import FolderUnusable, host_id, taken
-from waypost.keeper.ledger import Ledger, open_ledger
+from waypost.keeper.folder import FolderUnusable, taken
 from waypost.keeper.link import Links
+from waypost.keeper.metrics import Gauges, Metrics
 from waypost.keeper.prices import Prices
 from waypost.keeper.store import open_database
 from waypost.keeper.store.database import Database, UnreachableDatabase, UnusableDatabase
-from waypost.link import MAX_SOCKET_PATH, is_too_long, socket_path
+from waypost.keeper.web.server import Web
+from waypost.link import MAX_SOCKET_PATH, http_socket_path, is_too_long, socket_path
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger("waypost.keeper")
 
@@ -42,6 +48,13 @@ RETRY_SECONDS = 0.5
 
 class CannotStart(Exception):
     """The keeper cannot start; the message says what to change."""
+
+
+class Current:
+    """The configuration as it was last read."""
+
+    def __init__(self, settings: Config) -> None:
+        self.settings = settings
 
 
 def run_keeper(
@@ -74,22 +87,26 @@ async def _keep(
     read_settings: Callable[[], Config] | None,
 ) -> None:
     path = socket_path(data)
-    if is_too_long(path):
-        raise CannotStart(
-            f"the path of the keeper's socket is longer than the {MAX_SOCKET_PATH} bytes of a UNIX socket: {path}; "
-            "choose a shorter --data folder"
-        )
+    for each in (path, http_socket_path(data)):
+        if is_too_long(each):
+            raise CannotStart(
+                f"the path of the keeper's socket is longer than the {MAX_SOCKET_PATH} bytes of a UNIX socket: {each}; "
+                "choose a shorter --data folder"
+            )
     try:
         async with taken(data, PATIENCE_SECONDS, give_up=lambda: _is_served(path)):
             database = await _open_in_time(settings.store, data)
             try:
+                current = Current(settings)
                 accounts = Accounts(database, settings.plans, time.time)
-                ledger = open_ledger(database, data, host_id(data), settings.store.retention)
                 if read_settings is not None:
-                    _reload_on_hangup(accounts, ledger, read_settings)
+                    _reload_on_hangup(current, accounts, read_settings)
                 links = Links(accounts, Prices(time.time))
-                ledger.on_state.append(links.say_trouble)
-                await _serve(path, links, ledger, parent, on_ready)
+                metrics = Metrics(Gauges)
+                make_pages = functools.partial(_make_pages, database, current, links, metrics)
+                with _listening(http_socket_path(data)) as listener:
+                    listener.listen()
+                    await _serve(path, links, Web(listener, make_pages), parent, on_ready)
             finally:
                 await database.close()
     except (FolderUnusable, UnusableDatabase) as error:
@@ -109,9 +126,29 @@ async def _open_in_time(store: Store, data: pathlib.Path) -> Database:
         await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _serve(
-    path: pathlib.Path, links: Links, ledger: Ledger, parent: int | None, on_ready: Callable[[], None]
-) -> None:
+def _make_pages(database: Database, current: Current, links: Links, metrics: Metrics) -> ASGIApp:
+    # Imported here: nobody waits for it at a start.
+    from waypost.keeper.web.app import create_app
+    from waypost.keeper.web.sources import Sources
+
+    async def catch_up() -> bool:
+        return True
+
+    return create_app(
+        Sources(
+            database=database,
+            plans=lambda: current.settings.plans,
+            catch_up=catch_up,
+            manage=links.manage,
+            kill_streams=links.kill_streams,
+            render_metrics=metrics.render,
+            clock=time.time,
+            monotonic=time.monotonic,
+        )
+    )
+
+
+async def _serve(path: pathlib.Path, links: Links, web: Web, parent: int | None, on_ready: Callable[[], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -121,26 +158,20 @@ async def _serve(
         loop.add_reader(parent, _stop_at_end, parent, stop)
     with _listening(path) as listener:
         server = await loop.create_unix_server(links.accept, sock=listener)
-        following = asyncio.create_task(ledger.run())
-        following.add_done_callback(lambda _: stop.set())  # it never ends by itself: a keeper without books must not go on
         logger.info("keeper ready at %s", path)
         on_ready()
+        web.start()
         await stop.wait()
         server.close()
+        await web.close()
         await links.close(GRACE_SECONDS)
-        if following.done():
-            await following
-        await ledger.catch_up(GRACE_SECONDS)
-        following.cancel()
-        await asyncio.wait([following])
 
 
-def _reload_on_hangup(accounts: Accounts, ledger: Ledger, read_settings: Callable[[], Config]) -> None:
+def _reload_on_hangup(current: Current, accounts: Accounts, read_settings: Callable[[], Config]) -> None:
     def reload() -> None:
         try:
-            settings = read_settings()
-            accounts.adopt(settings.plans)
-            ledger.adopt(settings.store.retention)
+            current.settings = read_settings()
+            accounts.adopt(current.settings.plans)
         except ConfigError as error:
             logger.error("the configuration stays as it was: %s", error)
 

@@ -19,8 +19,9 @@ from waypost.messages import (
     ForgetAccount,
     ForgetAll,
     Hello,
+    KilledStreams,
+    KillStreams,
     ListNatives,
-    Trouble,
     Welcome,
 )
 
@@ -28,6 +29,9 @@ logger = logging.getLogger("waypost.keeper")
 
 FLUSH_SECONDS = 1.0
 """How long a worker may leave a push unread before its connection is cut; it then forgets everything by itself."""
+
+KILL_SECONDS = 1.0
+"""How long a worker may take to end an account's streams."""
 
 
 class Links:
@@ -39,7 +43,6 @@ class Links:
         self._open: set[Framed] = set()
         self._workers: dict[Framed, int] = {}
         self._answers: set[asyncio.Task[None]] = set()
-        self._trouble = Trouble("")
 
     def accept(self) -> Framed:
         """The protocol of a new connection: what `create_unix_server` asks for."""
@@ -63,11 +66,21 @@ class Links:
                 return
             await asyncio.sleep(0.005)
 
-    def say_trouble(self, reason: str) -> None:
-        """Tell every worker, now and later, why this host should get no traffic; "" if it may."""
-        self._trouble = Trouble(reason)
-        for peer in self._workers:
-            peer.push(self._trouble)
+    async def manage(self, message: AnyMessage) -> AnyMessage:
+        """Carry out an operation on accounts or keys, and tell every worker before it is said to be done."""
+        outcome = await self._accounts.answer(message)
+        if outcome.pushes:
+            await self.broadcast(outcome.pushes)
+        return outcome.reply
+
+    async def kill_streams(self, account: int) -> int:
+        """End an account's streams on every worker; how many there were."""
+        calls = (peer.call(KillStreams(account), KILL_SECONDS) for peer in list(self._workers))
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        for reply in replies:
+            if not isinstance(reply, KilledStreams):
+                logger.warning("a worker did not end the streams of account %d: %r", account, reply)
+        return sum(reply.count for reply in replies if isinstance(reply, KilledStreams))
 
     async def close(self, grace: float) -> None:
         """Finish what is being answered, up to `grace` seconds, then close every connection."""
@@ -97,10 +110,7 @@ class Links:
             elif isinstance(message, FindNative | ListNatives | FindPrices):
                 reply = await self._prices.answer(message)
             else:
-                outcome = await self._accounts.answer(message)
-                if outcome.pushes:
-                    await self.broadcast(outcome.pushes)
-                reply = outcome.reply
+                reply = await self.manage(message)
         except Exception:
             logger.exception("a defect in answering %s", type(message).__name__)
             reply = Failed("INTERNAL_ERROR", f"a defect in answering {type(message).__name__}; the keeper's log has it")
@@ -118,6 +128,4 @@ class Links:
             return failed
         if peer in self._open:
             self._workers[peer] = hello.worker
-            if self._trouble.reason:
-                peer.push(self._trouble)
         return Welcome(PROTOCOL)

@@ -58,9 +58,7 @@ async def authorise(worker: Worker, exchange: Exchange, permission: Permission) 
     if permission == "metrics":
         check_metrics(worker, exchange)
         return None
-    identity = worker.identities.known(exchange.head) or await worker.identities.identify(
-                exchange.head, exchange.address
-            )
+    identity = worker.identities.known(exchange.head) or await worker.identities.identify(exchange.head)
     if not permits(permission, identity):
         raise Refusal("FORBIDDEN", f"This endpoint is for {MEANINGS[permission]}.")
     return identity

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -22,9 +21,6 @@ from waypost.keeper.web.bursts import Bursts
 from waypost.keeper.web.sources import Sources
 
 logger = logging.getLogger("waypost.keeper")
-
-CATCH_UP_SECONDS = 5.0
-"""How long a page waits for the books to have what the journals have."""
 
 Handler = Callable[[Sources, Asked], Awaitable[Any]]
 
@@ -84,12 +80,12 @@ def answering(
                 parse_body(endpoint.body, await request.body()),
                 parse_id(request.path_params.get("id", "")),
             )
-            async with asyncio.timeout(CATCH_UP_SECONDS):
-                await sources.catch_up()
+            if not await sources.catch_up() and endpoint.permission != "metrics":  # they say themselves how far behind
+                raise Refusal("UNAVAILABLE", "The books are behind and would answer wrongly; try again.", retry_after=1)
             result = await handler(sources, asked)
         except Refusal as refusal:
             return render_refusal(refusal)
-        except (SQLAlchemyError, OSError) as error:  # TimeoutError is one
+        except (SQLAlchemyError, OSError) as error:
             reason = getattr(error, "orig", None) or error
             logger.warning("%s cannot be answered: %s", endpoint.path, reason or type(error).__name__)
             return render_refusal(Refusal("UNAVAILABLE", "The books cannot be asked; try again.", retry_after=1))

@@ -15,14 +15,14 @@ from waypost.policy.dollars import NANO
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """`catch_up` returns when the books have all that the journals have. `manage` carries out a message to the accounts
+    """`catch_up` waits until the books have all that the journals have, False if they cannot. `manage` carries out a message to the accounts
     and tells every worker what changed. `kill_streams(account)` returns how many it ended. `clock` gives seconds since
     1970 UTC, `monotonic` seconds that never go back.
     """
 
     database: Database
     plans: Callable[[], Mapping[str, Plan]]
-    catch_up: Callable[[], Awaitable[None]]
+    catch_up: Callable[[], Awaitable[bool]]
     manage: Callable[[AnyMessage], Awaitable[AnyMessage]]
     kill_streams: Callable[[int], Awaitable[int]]
     render_metrics: Callable[[], bytes]
