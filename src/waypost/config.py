@@ -178,11 +178,6 @@ class Plan(Table, frozen=True):
         """Does one of the patterns cover this model name?"""
         return any(covers(pattern, model) for pattern in self.models)
 
-    @property
-    def limits(self) -> list[str]:
-        """The settings that limit use."""
-        return [name for name in ("requests", "tokens", "spend", "streams") if getattr(self, name) not in ({}, None)]
-
 
 class Config(msgspec.Struct, frozen=True):
     """The whole configuration, checked."""
