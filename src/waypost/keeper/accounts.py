@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from waypost.config import Plan
 from waypost.keeper.account_keys import AccountKeys, parse_models
 from waypost.keeper.account_rows import RECORDS, find_account, insert_account, no_account, read_account, spent_of
-from waypost.keeper.outcome import AnyRow, Outcome, Plans, Refused, check_name, is_name
+from waypost.keeper.outcome import AnyRow, Outcome, Plans, Refused, check_name
 from waypost.keeper.store.database import Database
 from waypost.keeper.store.tables import accounts, keys
 from waypost.messages import (
@@ -36,6 +36,7 @@ from waypost.messages import (
     RevokeKey,
     SetAccount,
     ShowKey,
+    is_name,
 )
 from waypost.policy.dollars import MAX_NANO, render_dollars
 

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Row
 
 from waypost.config import Plan
-from waypost.messages import AnyMessage, Failed, Forget, ForgetAccount, ForgetAll
+from waypost.messages import AnyMessage, Failed, Forget, ForgetAccount, ForgetAll, is_name
 
 AnyRow = Row[*tuple[Any, ...]]
 
@@ -64,11 +64,6 @@ class Plans:
 
     def _known(self) -> str:
         return f"it has: {', '.join(self._plans)}" if self._plans else "it has no plans: add a [plans.NAME] table"
-
-
-def is_name(value: str) -> bool:
-    """1 to 100 printable characters, without spaces at either end."""
-    return 1 <= len(value) <= 100 and value.isprintable() and value == value.strip()
 
 
 def check_name(field: str, value: str) -> None:

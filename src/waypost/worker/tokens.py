@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from waypost.config import ConfigError, Jwt
+from waypost.messages import is_name
 
 if TYPE_CHECKING:
     from waypost.worker.key_set import KeySet
@@ -109,7 +110,7 @@ class Tokens:
             raise BadToken("of another issuer")
         check_audience(claims.get("aud"), settings.audience)
         account = claims.get(settings.account_claim)
-        if not isinstance(account, str) or not account:
+        if not isinstance(account, str) or not is_name(account):
             raise BadToken(f"{settings.account_claim} names no account")
         plan = claims.get(settings.plan_claim) if settings.plan_claim else None
         if plan is not None and (not isinstance(plan, str) or plan not in self._plans):
