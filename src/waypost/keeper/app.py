@@ -19,7 +19,8 @@ import uvloop
 
 from waypost.config import Config, ConfigError, Store
 from waypost.keeper.accounts import Accounts
-from waypost.keeper.folder import FolderUnusable, taken
+from waypost.keeper.folder import FolderUnusable, host_id, taken
+from waypost.keeper.ledger import Ledger, open_ledger
 from waypost.keeper.link import Links
 from waypost.keeper.metrics import Gauges, Metrics
 from waypost.keeper.prices import Prices
@@ -99,14 +100,17 @@ async def _keep(
             try:
                 current = Current(settings)
                 accounts = Accounts(database, settings.plans, time.time)
+                ledger = open_ledger(database, data, host_id(data), settings.store.retention)
                 if read_settings is not None:
-                    _reload_on_hangup(current, accounts, read_settings)
+                    _reload_on_hangup(current, accounts, ledger, read_settings)
                 links = Links(accounts, Prices(time.time))
-                metrics = Metrics(Gauges)
-                make_pages = functools.partial(_make_pages, database, current, links, metrics)
+                ledger.on_state.append(links.say_trouble)
+                metrics = Metrics(functools.partial(_measure, ledger))
+                ledger.on_batch.append(metrics.on_batch)
+                make_pages = functools.partial(_make_pages, database, current, links, ledger, metrics)
                 with _listening(http_socket_path(data)) as listener:
                     listener.listen()
-                    await _serve(path, links, Web(listener, make_pages), parent, on_ready)
+                    await _serve(path, links, ledger, Web(listener, make_pages), parent, on_ready)
             finally:
                 await database.close()
     except (FolderUnusable, UnusableDatabase) as error:
@@ -126,19 +130,20 @@ async def _open_in_time(store: Store, data: pathlib.Path) -> Database:
         await asyncio.sleep(RETRY_SECONDS)
 
 
-def _make_pages(database: Database, current: Current, links: Links, metrics: Metrics) -> ASGIApp:
+def _measure(ledger: Ledger) -> Gauges:
+    return Gauges(ledger.open_requests, ledger.journal_bytes, ledger.lag_seconds, not ledger.why_not_ready)
+
+
+def _make_pages(database: Database, current: Current, links: Links, ledger: Ledger, metrics: Metrics) -> ASGIApp:
     # Imported here: nobody waits for it at a start.
     from waypost.keeper.web.app import create_app
     from waypost.keeper.web.sources import Sources
-
-    async def catch_up() -> bool:
-        return True
 
     return create_app(
         Sources(
             database=database,
             plans=lambda: current.settings.plans,
-            catch_up=catch_up,
+            catch_up=ledger.catch_up,
             manage=links.manage,
             kill_streams=links.kill_streams,
             render_metrics=metrics.render,
@@ -148,7 +153,9 @@ def _make_pages(database: Database, current: Current, links: Links, metrics: Met
     )
 
 
-async def _serve(path: pathlib.Path, links: Links, web: Web, parent: int | None, on_ready: Callable[[], None]) -> None:
+async def _serve(
+    path: pathlib.Path, links: Links, ledger: Ledger, web: Web, parent: int | None, on_ready: Callable[[], None]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -158,6 +165,8 @@ async def _serve(path: pathlib.Path, links: Links, web: Web, parent: int | None,
         loop.add_reader(parent, _stop_at_end, parent, stop)
     with _listening(path) as listener:
         server = await loop.create_unix_server(links.accept, sock=listener)
+        following = asyncio.create_task(ledger.run())
+        following.add_done_callback(lambda _: stop.set())  # it never ends by itself: without books, no keeper
         logger.info("keeper ready at %s", path)
         on_ready()
         web.start()
@@ -165,13 +174,22 @@ async def _serve(path: pathlib.Path, links: Links, web: Web, parent: int | None,
         server.close()
         await web.close()
         await links.close(GRACE_SECONDS)
+        if not following.done():
+            await ledger.catch_up(GRACE_SECONDS)
+            following.cancel()
+            await asyncio.wait([following])
+        if not following.cancelled():
+            following.result()
 
 
-def _reload_on_hangup(current: Current, accounts: Accounts, read_settings: Callable[[], Config]) -> None:
+def _reload_on_hangup(
+    current: Current, accounts: Accounts, ledger: Ledger, read_settings: Callable[[], Config]
+) -> None:
     def reload() -> None:
         try:
             current.settings = read_settings()
             accounts.adopt(current.settings.plans)
+            ledger.adopt(current.settings.store.retention)
         except ConfigError as error:
             logger.error("the configuration stays as it was: %s", error)
 

@@ -22,6 +22,7 @@ from waypost.messages import (
     KilledStreams,
     KillStreams,
     ListNatives,
+    Trouble,
     Welcome,
 )
 
@@ -43,6 +44,7 @@ class Links:
         self._open: set[Framed] = set()
         self._workers: dict[Framed, int] = {}
         self._answers: set[asyncio.Task[None]] = set()
+        self._trouble = Trouble("")
 
     def accept(self) -> Framed:
         """The protocol of a new connection: what `create_unix_server` asks for."""
@@ -81,6 +83,12 @@ class Links:
             if not isinstance(reply, KilledStreams):
                 logger.warning("a worker did not end the streams of account %d: %r", account, reply)
         return sum(reply.count for reply in replies if isinstance(reply, KilledStreams))
+
+    def say_trouble(self, reason: str) -> None:
+        """Tell every worker, now and later, why this host should get no traffic; "" if it may."""
+        self._trouble = Trouble(reason)
+        for peer in self._workers:
+            peer.push(self._trouble)
 
     async def close(self, grace: float) -> None:
         """Finish what is being answered, up to `grace` seconds, then close every connection."""
@@ -128,4 +136,6 @@ class Links:
             return failed
         if peer in self._open:
             self._workers[peer] = hello.worker
+            if self._trouble.reason:
+                peer.push(self._trouble)
         return Welcome(PROTOCOL)
