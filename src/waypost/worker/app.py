@@ -132,7 +132,7 @@ class Worker:
             return "draining"
         if not self.link.connected:
             return "the keeper cannot be reached"
-        return self.journal.why_not
+        return self.link.trouble or self.journal.why_not
 
     # Life
 
