@@ -28,6 +28,7 @@ def test_only_the_owner_may_connect():
     with running_keeper() as keeper:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in keeper.data.iterdir()}
         assert modes.pop("keeper.sock") == modes.pop("keeper.lock") == 0o600
+        assert modes.pop("journal") == 0o700
         assert set(modes.values()) == {0o600}
         assert stat.S_IMODE(keeper.data.stat().st_mode) == 0o700
         assert lock_path(keeper.data).read_text() == f"{keeper.process.pid}\n"
