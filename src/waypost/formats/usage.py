@@ -75,6 +75,7 @@ class Senseless(ValueError):
 
 
 _decode = msgspec.json.Decoder(Spoken).decode
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 NO_DETAILS: Final = Details()
 OBJECTS: Final = frozenset({"cache_creation", *(name for name in Spoken.__struct_fields__ if "details" in name)})
 
@@ -86,14 +87,14 @@ def parse_usage(raw: bytes) -> Usage | None:
     from 0 to `MOST`, or nothing but zeros. What is wrong in the details alone is as if it were not there, and no
     detail is larger than what it is a part of.
     """
-    spoken: Spoken | None
     try:
         spoken = _decode(raw)
     except msgspec.ValidationError:
-        spoken = parse_loosely(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    if spoken is None:
+        loose = parse_loosely(raw)
+        if loose is None:
+            return None
+        spoken = loose
+    except UNREADABLE:
         return None
     if is_plain(spoken):
         return Usage(spoken.prompt_tokens, output=spoken.completion_tokens)
@@ -104,8 +105,11 @@ def parse_usage(raw: bytes) -> Usage | None:
 
 
 def parse_loosely(raw: bytes) -> Spoken | None:
-    """One whose details are no objects: then it has none."""
-    fields = msgspec.json.decode(raw)
+    """One whose details are no objects: then it has none. None if it is no object itself."""
+    try:
+        fields = msgspec.json.decode(raw)
+    except UNREADABLE:
+        return None
     if not isinstance(fields, dict):
         return None
     spoken = {name: value for name, value in fields.items() if name not in OBJECTS or isinstance(value, dict)}
