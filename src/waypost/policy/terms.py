@@ -56,6 +56,11 @@ def _check_range(field: str, value: int, most: int) -> None:
         raise TermsRefused(f"{field}: {value} is not between 0 and {most}")
 
 
+def _check_amount(field: str, amount: int) -> None:
+    if not 0 <= amount <= MAX_NANO:
+        raise TermsRefused(f"{field}: ${render_dollars(amount)} is not between $0.00 and ${render_dollars(MAX_NANO)}")
+
+
 def _check_models(models: tuple[str, ...], plan_name: str, plan: Plan) -> None:
     if not 1 <= len(models) <= MAX_PATTERNS:
         raise TermsRefused(f"models: {len(models)} patterns; give 1 to {MAX_PATTERNS}, or none at all for the plan's")
@@ -82,7 +87,7 @@ def _check_spend(terms: KeyTerms, current: KeyTerms, plan_name: str, plan: Plan)
         raise TermsRefused("spend_window: missing; say whether spend_limit is for each day, each month, or in total")
     assert not isinstance(limit, UnsetType)  # for `current` is whole
     assert not isinstance(window, UnsetType)
-    _check_range("spend_limit", limit, MAX_NANO)
+    _check_amount("spend_limit", limit)
     most = plan.spend.get(window)
     if most is not None and limit > parse_dollars(most):
         a_window = "in total" if window == "total" else f"a {window}"
@@ -92,7 +97,7 @@ def _check_spend(terms: KeyTerms, current: KeyTerms, plan_name: str, plan: Plan)
 
 
 def _check_balance(balance: int, plan_name: str, plan: Plan, account_balance: int | None) -> None:
-    _check_range("balance", balance, MAX_NANO)
+    _check_amount("balance", balance)
     most = plan.spend.get("total")
     if most is not None and balance > parse_dollars(most):
         raise TermsRefused(f"balance: ${render_dollars(balance)} is over the ${most} in total of plan {plan_name!r}")
