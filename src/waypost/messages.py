@@ -33,6 +33,7 @@ class Hello(Message, frozen=True):
     protocol: int = PROTOCOL
     journal: str = ""  # none: this worker takes no leases
     totals: tuple[tuple[str, int], ...] = ()
+    is_fresh: bool = False  # it has never been granted anything
 
 
 class Welcome(Message, frozen=True):
@@ -127,26 +128,42 @@ class Failed(Message, frozen=True):
     message: str
 
 
-# Leases: units of meters. All are pushes, so that their order on the wire is the order of their effect.
+# Leases: all of these are pushes, so that their order on the wire is the order of their effects. The numbers of units are
+# changes: nothing is sent twice on one connection, and a new connection begins with the totals.
+
+
+class Holding(Message, frozen=True):
+    """Push, ahead of `Hello`: more of its totals."""
+
+    totals: tuple[tuple[str, int], ...]
 
 
 class Want(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker asks of one meter: `need` units at least, `wish` if there are plenty, by the limit it knows.
+    """Units of one meter: at least `need`, for requests that wait; up to `ask`, so as not to ask again soon.
 
-    `ends`: seconds since 1970 UTC, 0 for never.
+    `limit` is what the meter allows as the worker knows it; `ends` is when its window does, in seconds since 1970 UTC,
+    0 for never.
     """
 
     meter: str
     need: int
-    wish: int
+    ask: int
     limit: int
     ends: int
 
 
-class Granted(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker gets of one meter: `units` more, of which it then has `total`; `remaining` are still to be had.
+class Take(Message, frozen=True):
+    """Push: a worker asks for units. Answered by the `Grant` of the same serial. A meter is in one `Take` at a time."""
 
-    `refused`: the limit does not allow it. `failure`: a sentence where the store could not be asked.
+    serial: int
+    wants: tuple[Want, ...]
+
+
+class Granted(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to a `Want`.
+
+    `units` are the worker's now; with them it has `total`, by the keeper's count. `remaining` is what could still be
+    granted. `refused`: there is no more, wherever one looks. `failure` is empty or says why nobody can tell.
     """
 
     meter: str
@@ -157,35 +174,29 @@ class Granted(msgspec.Struct, frozen=True, array_like=True):
     failure: str = ""
 
 
-class Holding(Message, frozen=True):
-    """Ahead of `Hello`: the part of a worker's totals that does not fit into it."""
-
-    totals: tuple[tuple[str, int], ...]
-
-
-class Take(Message, frozen=True):
-    """A worker asks for units. Answered by the `Grant` of the same serial."""
-
-    serial: int
-    wants: tuple[Want, ...]
-
-
 class Grant(Message, frozen=True):
-    """The keeper's answer to a `Take`."""
+    """Push: the answer to the `Take` of this serial."""
 
     serial: int
     grants: tuple[Granted, ...]
 
 
 class Recall(Message, frozen=True):
-    """The keeper asks for every free unit of the meters whose names begin so."""
+    """Push: give back every unspent unit of one meter, and from now on each at once, until the next grant of it.
+
+    `meters` is a meter's name, or, empty or with a colon at its end, the beginning of the names of several. Answered by
+    the `Returned` of the same serial.
+    """
 
     serial: int
     meters: str
 
 
 class Returned(Message, frozen=True):
-    """A worker has given up these units: by the `Recall` of this serial, or by itself (0)."""
+    """Push: units that the worker no longer has, by the meter's name; negative where it has spent more than it had.
+
+    `serial` is the `Recall`'s, or 0 where nobody asked.
+    """
 
     serial: int
     units: tuple[tuple[str, int], ...]

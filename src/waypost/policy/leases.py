@@ -8,7 +8,7 @@ passed; and before anyone is refused, whoever has unspent units is asked to retu
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -110,9 +110,9 @@ class Share:
 class HostMeter:
     """One meter as its host knows it.
 
-    `is_shared`: other hosts may move the store's number, so only the store knows it; where they may not, this host takes
-    all there is at once, and knows the number itself. `is_loaded`: whatever the host has had of it stands here; else the
-    store's first answer tells how much of that is unknown.
+    `is_shared`: other hosts may move the store's number, so only the store knows it; where they may not, this host
+    takes all there is at once, and knows the number itself. `is_loaded`: whatever the host has had of it stands here;
+    else the store's first answer tells how much of that is unknown.
     """
 
     __slots__ = (
@@ -140,7 +140,7 @@ class HostMeter:
         self.is_shared = is_shared
         self.is_new = not is_loaded
         self.is_partial = False  # units were taken of which nothing is known here: they count as spent
-        self.limit = 0  # under which free units were taken
+        self.limit = NO_MORE if is_loaded else 0  # the highest under which units were taken that are unspent
         self.granted: int | None = None  # units that the host has taken from the store; None: not heard yet
         self.taken: int | None = None  # by all hosts
         self.folded = 0  # spent by journals that are closed
@@ -166,7 +166,7 @@ class HostMeter:
         if self.granted is None or self.taken is None:
             return 0
         if self.is_shared:
-            return 0 if self.is_recalled or limit < self.limit else max(0, self.free)
+            return 0 if self._must_ask(limit) else max(0, self.free)
         return max(0, min(self.free, limit - self.taken - self.borrowed + self.free))
 
     def remaining(self, limit: int, journal: str) -> int:
@@ -176,21 +176,20 @@ class HostMeter:
 
     # What to do
 
-    def next_step(self, need: int, limit: int, journal: str, linked: Collection[str], tried: Collection[Step]) -> Step:
+    def next_step(self, need: int, limit: int, journal: str, linked: Collection[str], tried: Sequence[Step]) -> Step:
         """For a want of the worker that writes `journal`, after `tried`; `linked` are the journals of workers at hand.
 
         A want without a need takes what is in hand.
         """
         if need <= self.in_hand(limit):
             return Step.GRANT
-        if (Step.STORE not in tried and self._store_may_help(limit)) or (self.is_recalled and self.free > 0):
+        if Step.STORE not in tried and self._store_may_help(limit):
+            return Step.STORE
+        if tried and tried[-1] is not Step.STORE and self._must_ask(limit) and self.free > 0:
             return Step.STORE
         if Step.WORKERS not in tried and self.recallable(journal, linked):
             return Step.WORKERS
-        if Step.DEAD not in tried and any(
-            name not in linked and name != journal and not share.is_idle and share.total > share.spent
-            for name, share in self.shares.items()
-        ):
+        if self._is_missing(journal, linked):
             return Step.DEAD
         if Step.HOSTS not in tried and self.holding:
             return Step.HOSTS
@@ -211,8 +210,7 @@ class HostMeter:
         """What to ask of the store for a want. `is_last`: other hosts are asked too, so all of the need or nothing."""
         if not self.is_shared:
             return self._move(limit, max(0, need - self.in_hand(limit)), 1, 0)
-        gives_back = is_last or self.is_recalled or limit < self.limit
-        back = max(0, self.free) if gives_back else 0
+        back = max(0, self.free) if is_last or self._must_ask(limit) else 0
         need = max(0, need - max(0, self.free - back))
         return self._move(limit, need, 2 * (self.others + 1), back, is_whole=is_last)
 
@@ -237,7 +235,7 @@ class HostMeter:
             back=back,
             owed=self.borrowed + max(0, -free),
             is_whole=is_whole,
-            is_empty=self.is_shared and free <= back and all(share.is_idle for share in self.shares.values()),
+            is_empty=self.is_shared and free <= back and self._are_idle(),
         )
 
     # What happens
@@ -259,9 +257,9 @@ class HostMeter:
         self.taken = answer.taken
         self.others = answer.others
         self.holding = answer.holding
-        if move.back:
+        if self.free <= answer.granted and self._are_idle():
             self.limit = move.limit
-        elif answer.granted:
+        else:
             self.limit = max(self.limit, move.limit)
         self.slice = answer.granted or self.slice
         self.is_recalled = move.is_empty and not answer.granted
@@ -271,7 +269,7 @@ class HostMeter:
 
         In a window that began meanwhile it is a first slice. Never more than the store had left when last heard.
         """
-        if self.has_borrowed or self.free < 0:
+        if self.has_borrowed or self.is_recalled or self.free < 0:
             return False
         first = limit // (2 * (self.others + 1)) if self.is_shared else limit
         size = min(self.slice or first, limit - (self.taken or 0))
@@ -330,6 +328,20 @@ class HostMeter:
 
     def _handed(self) -> int:
         return self.folded + sum(share.total for share in self.shares.values())
+
+    def _is_missing(self, journal: str, linked: Collection[str]) -> bool:
+        """Does someone who cannot be asked have units that are not spent?"""
+        return any(
+            name not in linked and name != journal and not share.is_idle and share.total > share.spent
+            for name, share in self.shares.items()
+        )
+
+    def _are_idle(self) -> bool:
+        return all(share.is_idle for share in self.shares.values())
+
+    def _must_ask(self, limit: int) -> bool:
+        """May free units be used only by returning them first? The store then decides who gets them."""
+        return self.is_shared and (self.is_recalled or limit < self.limit)
 
     def _store_may_help(self, limit: int) -> bool:
         return self.is_shared or self.taken is None or limit > self.taken or bool(self.borrowed) or self.free < 0

@@ -7,6 +7,7 @@ is two windows. A day and a month are the calendar's in their zone, however many
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -44,6 +45,21 @@ def window_of(kind: Kind, now: float, zone: datetime.tzinfo) -> Window:
     starts = _edge(second - _REACH[kind], second, lambda moment: label_at(moment) == here)
     ends = _edge(second, second + _REACH[kind], lambda moment: label_at(moment) != here)
     return Window(f"{kind}:{here}", starts, ends)
+
+
+def ends_by(meter: str) -> int:
+    """A moment by which the window in a meter's name is over in every zone; 0: never."""
+    match = _DATE.search(meter)
+    if match is None:
+        return 0
+    year, month, day = int(match[2]), int(match[3]), int(match[4] or 1)
+    begins = datetime.datetime(year, month, day, tzinfo=datetime.UTC)
+    days = 31 if match[1] == "month" else 1
+    return int(begins.timestamp()) + days * 86_400 + _WEST
+
+
+_DATE = re.compile(r":(minute|hour|day|month):(\d{4})-(\d{2})(?:-(\d{2}))?")
+_WEST = 13 * 3_600  # the last zone in which a day ends is 12 hours behind UTC; clocks may have been set back
 
 
 def _edge(before: int, after: int, holds: Callable[[int], bool]) -> int:

@@ -116,6 +116,7 @@ class Leases:
 
     def __init__(self, clock: Callable[[], float] = time.time, capacity: int = CAPACITY) -> None:
         """`clock` gives seconds since 1970 UTC."""
+        self.is_fresh = True  # nothing was ever granted
         self._clock = clock
         self._capacity = capacity
         self._link: Pusher | None = None
@@ -280,12 +281,13 @@ class Leases:
         refused, failures = set(), {}
         for grant in message.grants:
             lease, limit = take.leases[grant.meter]
-            lease.total = lease.total + grant.units if lease.is_known else grant.total
-            lease.is_known = True
-            lease.units += grant.units
             lease.remaining = grant.remaining
             if grant.units:
-                lease.granted, lease.granted_at, lease.is_recalled = grant.units, now, False
+                lease.units += grant.units
+                lease.total = lease.total + grant.units if lease.is_known else grant.total
+                lease.is_known, lease.is_recalled = True, False
+                lease.granted, lease.granted_at = grant.units, now
+                self.is_fresh = False
             if limit > lease.limit:  # it has fallen since: these units may be more than are left
                 self._return([lease])
             elif grant.refused:

@@ -172,11 +172,13 @@ class Link:
         self._is_announced = False
 
     def _hello(self, peer: Framed) -> Hello:
-        totals = self._leases.totals() if self._leases is not None else []
+        if self._leases is None:
+            return Hello(self._worker, journal=self._journal, is_fresh=True)
+        totals = self._leases.totals()
         while len(totals) > TOTALS:
             ahead, totals = totals[:TOTALS], totals[TOTALS:]
             peer.push(Holding(tuple(ahead)))
-        return Hello(self._worker, PROTOCOL, self._journal, tuple(totals))
+        return Hello(self._worker, PROTOCOL, self._journal, tuple(totals), self._leases.is_fresh)
 
     def _receive(self, peer: Framed, call_id: int, message: AnyMessage) -> None:
         if isinstance(message, Forget):
