@@ -46,7 +46,7 @@ def test_requests_tokens_and_money():
         'model="m",plan="free",provider="lab",status="502"': 1,
         'model="m",plan="free",provider="",status="0"': 1,
     }
-    assert series(text, "waypost_errors_total") == {'code="PROVIDER_ERROR"': 1, 'code="CLIENT_GONE"': 1}
+    assert series(text, "waypost_errors_total") == {'code="CLIENT_GONE"': 1}
     assert series(text, "waypost_cost_usd_total") == {'model="m",plan="free",provider="lab"': 2.0}
     tokens = series(text, "waypost_tokens_total")
     assert tokens == {

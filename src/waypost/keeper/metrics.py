@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from waypost.errors import BY_CODE
 from waypost.keeper.pairing import Batch
 from waypost.policy.dollars import NANO
 from waypost.records import Opened, Settled, Usage
@@ -82,7 +83,7 @@ class Metrics:
     def _count(self, opened: Opened, settled: Settled) -> None:
         model, provider = self._label(opened.model, settled), settled.provider
         self._requests[model, provider, opened.plan, str(settled.status)] += 1
-        if settled.code:
+        if settled.code and settled.code not in BY_CODE:  # what was said to a caller is in the workers' tallies
             self._errors[settled.code,] += 1
         if settled.requests:
             tokens = self._tokens.get((model, provider))

@@ -118,6 +118,7 @@ class Worker:
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """An error under an id of its own."""
+        self.books.refused(refusal.failure.code)
         refuse(self, exchange, refusal, self.mint())
 
     # What the walk asks

@@ -19,6 +19,9 @@ class Bursts:
         self._clock = clock
         self._calls: dict[tuple[str, int], deque[float]] = {}
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     def check(self, endpoint: Endpoint, account: int) -> None:
         """Count a call, or refuse it, which does not count. Raises Refusal TOO_MANY_REQUESTS with its `retry_after`."""
         burst = endpoint.burst
