@@ -194,7 +194,14 @@ names = [
     *("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens", "reasoning_tokens", "citation_tokens"),
     *("cache_read_input_tokens", "cache_creation_input_tokens", "claude_cache_creation_1_h_tokens"),
 ]
-anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.integers(0, 300)
+anything = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=3)
+    | st.integers(0, 300)
+)
 parts = st.dictionaries(
     st.sampled_from(["cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens", "reasoning_tokens"]),
     anything,
