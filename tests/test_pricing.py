@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waypost import config
-from waypost.keeper.prices import PriceList
-from waypost.messages import PriceRecord
+from waypost.keeper.prices import PriceList, Prices
+from waypost.link import FrameParser, render_frame
+from waypost.messages import FindPrices, PriceRecord, PriceRecords
 from waypost.pricing import (
     Charge,
     Price,
@@ -335,3 +337,17 @@ def test_what_the_list_does_not_have(prices_listed: PriceList) -> None:
     assert prices_listed.price("openai", "no-such-model", NOW) is None
     assert prices_listed.price("nobody", "gpt-4o-mini", NOW) is None
     assert prices_listed.price("nvidia", "gpt-4o-mini", NOW) is None
+
+
+def test_prices_are_answered_in_the_order_of_the_question() -> None:
+    targets = (("openai", "gpt-4o-mini"), ("nobody", "gpt-4o-mini"), ("groq", "llama-3.3-70b-versatile"))
+    answer = asyncio.run(Prices(NOW.timestamp).answer(FindPrices(targets)))
+    assert isinstance(answer, PriceRecords)
+    found = [(row.provider, row.model, row.list.split()[0]) if row is not None else None for row in answer.rows]
+    assert found == [
+        ("openai", "gpt-4o-mini", "genai-prices"),
+        None,
+        ("groq", "llama-3.3-70b-versatile", "genai-prices"),
+    ]
+    frame = render_frame(1, answer)
+    assert FrameParser().feed(frame) == [(1, answer)]
