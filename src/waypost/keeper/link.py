@@ -73,6 +73,8 @@ class Links:
         outcome = await self._accounts.answer(message)
         if outcome.pushes:
             await self.broadcast(outcome.pushes)
+        for prefix in outcome.meters:  # by now the workers ask for the new limits
+            await self._meters.recall(prefix)
         return outcome.reply
 
     async def kill_streams(self, account: int) -> int:
