@@ -58,8 +58,9 @@ async def authorise(worker: Worker, exchange: Exchange, permission: Permission) 
     if permission == "metrics":
         check_metrics(worker, exchange)
         return None
-    identities = worker.identities
-    identity = identities.known(exchange.head) or await identities.identify(exchange.head, exchange.address)
+    identity = worker.identities.known(exchange.head) or await worker.identities.identify(
+        exchange.head, exchange.address
+    )
     if not permits(permission, identity):
         raise Refusal("FORBIDDEN", f"This endpoint is for {MEANINGS[permission]}.")
     return identity
