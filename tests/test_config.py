@@ -73,7 +73,7 @@ def test_everything_at_once(tmp_path: pathlib.Path) -> None:
     assert settings.server.tls == config.TLS("c.pem", "k.pem") and settings.max_body == 512 * 1024
     assert settings.providers["deepseek"].timeouts == config.Timeouts(3, 60, 30, 600)
     assert settings.models["route/x"].price == config.Price("0.28", "0.42", "0.028")
-    assert settings.plans["free"].limits == ["requests", "tokens", "spend", "streams"]
+
     assert settings.plans["free"].allows("route/a/b") and not settings.plans["free"].allows("xgpt-4")
 
 

@@ -295,9 +295,11 @@ class Entry:
                 break
         lease, need = short
         now = books.wall()
-        refusal = refusal_of(purse.meter(lease), need, lease.remaining + lease.units, now)
+        left = {own: own.remaining + own.units for _, own in purse.leases}
+        left[lease] = min(left[lease], need - 1)
+        refusal = refusal_of(purse.meter(lease), need, left[lease], now)
         refusal.lines = limit_lines(
-            ((meter, own.remaining + own.units) for meter, own in purse.leases if meter.what == "requests"), now
+            ((meter, left[own]) for meter, own in purse.leases if meter.what == "requests"), now
         )
         raise refusal
 
