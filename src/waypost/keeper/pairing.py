@@ -57,15 +57,17 @@ class Piece(msgspec.Struct, frozen=True):
 def pair(pieces: Iterable[Piece], now: int, known: Set[bytes] = frozenset()) -> Batch:
     """What the pieces come to at `now` (milliseconds). `known`: ids that the books have already.
 
-    A line that opens such an id, or settles one that is not open, is a fault, and so is whatever follows from it.
+    A line that opens such an id, or settles one that is not open, is a fault, and so is whatever follows from it. What
+    was open before may be settled though it is known: then an attempt of its is.
     """
     batch = Batch()
+    seen = set(known)
     for piece in pieces:
-        _pair_one(batch, piece, now, known)
+        _pair_one(batch, piece, now, known, seen)
     return batch
 
 
-def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes]) -> None:
+def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes], seen: set[bytes]) -> None:
     journal, before = piece.journal, piece.open
     new: dict[bytes, Opened] = {}
     gone: set[bytes] = set()
@@ -74,10 +76,11 @@ def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes]) -> None:
         kind = type(line)
         if kind is Opened:
             assert isinstance(line, Opened)
-            if line.id in new or line.id in before or line.id in known:
+            if line.id in seen or line.id in before:
                 batch.faults.append(f"{shown(line.id)} of journal {journal} was opened before; it is not counted again")
             else:
                 new[line.id] = line
+                seen.add(line.id)
         elif kind is Settled:
             assert isinstance(line, Settled)
             opened = new.pop(line.id, None)
@@ -96,11 +99,11 @@ def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes]) -> None:
             _add_to_day(batch.days, opened, line)
         elif kind is Attempted:
             assert isinstance(line, Attempted)
-            if line.id in new or (line.id in before and line.id not in gone):
+            if (line.id in new or (line.id in before and line.id not in gone)) and line.id not in known:
                 batch.attempts.append(attempted_columns(line))
                 batch.attempted.append(line)
             else:
-                batch.faults.append(f"{shown(line.id)} of journal {journal} had an attempt and was not open")
+                batch.faults.append(f"{shown(line.id)} of journal {journal} had an attempt that it cannot have had")
         elif kind is Priced:
             assert isinstance(line, Priced)
             batch.prices[line.version[:16]] = (line.terms, now)
