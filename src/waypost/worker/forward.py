@@ -65,12 +65,15 @@ def keeper_pool(data: pathlib.Path, deadlines: Deadlines, names: Names) -> Pool:
 class Fetch:
     """One request to the keeper: collects the whole answer within a deadline."""
 
-    def __init__(self, pool: Pool, deadlines: Deadlines, request: bytes, may_repeat: bool) -> None:
+    def __init__(
+        self, pool: Pool, deadlines: Deadlines, request: bytes, may_repeat: bool, seconds: float = TOTAL_SECONDS
+    ) -> None:
         """`may_repeat`: to ask twice does no harm, where a kept connection turns out to be dead."""
         self._pool = pool
         self._deadlines = deadlines
         self._request = request
         self._may_repeat = may_repeat
+        self._seconds = seconds
         self._connection: ClientConnection | None = None
         self._connecting: asyncio.Future[ClientConnection] | None = None
         self._status = 0
@@ -82,7 +85,7 @@ class Fetch:
 
     def run(self) -> Signal[Answer | UpstreamFailure]:
         """Begin; await what this returns, then `close`."""
-        self.deadline = self._deadlines.now + TOTAL_SECONDS
+        self.deadline = self._deadlines.now + self._seconds
         self._deadlines.watched.add(self)
         connection = self._pool.take()
         if connection is not None:
@@ -149,7 +152,7 @@ class Fetch:
 
     def expire(self) -> None:
         """The keeper takes too long."""
-        self._give_up(UpstreamFailure(TIMEOUT, f"no answer within {TOTAL_SECONDS:g} s"))
+        self._give_up(UpstreamFailure(TIMEOUT, f"no answer within {self._seconds:g} s"))
 
     def _give_up(self, failure: UpstreamFailure) -> None:
         connection, self._connection = self._connection, None
