@@ -128,8 +128,8 @@ class Failed(Message, frozen=True):
     message: str
 
 
-# Leases: all of these are pushes, so that their order on the wire is the order of their effects. The numbers of units are
-# changes: nothing is sent twice on one connection, and a new connection begins with the totals.
+# Leases: all of these are pushes, so that their order on the wire is the order of their effects. Units are differences:
+# nothing is sent twice on one connection, and a new connection begins with the totals.
 
 
 class Holding(Message, frozen=True):

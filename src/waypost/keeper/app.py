@@ -20,11 +20,14 @@ import uvloop
 from waypost.config import Config, ConfigError, Store
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.folder import FolderUnusable, host_id, taken
+from waypost.keeper.journals import Journals
 from waypost.keeper.ledger import Ledger, open_ledger
 from waypost.keeper.link import Links
+from waypost.keeper.meters import ENDED_SECONDS, Meters
 from waypost.keeper.metrics import Gauges, Metrics
 from waypost.keeper.prices import Prices
 from waypost.keeper.store import open_database
+from waypost.keeper.store.counters import open_counters
 from waypost.keeper.store.database import Database, UnreachableDatabase, UnusableDatabase
 from waypost.keeper.web.server import Web
 from waypost.link import MAX_SOCKET_PATH, http_socket_path, is_too_long, socket_path
@@ -101,16 +104,21 @@ async def _keep(
                 current = Current(settings)
                 accounts = Accounts(database, settings.plans, time.time)
                 ledger = open_ledger(database, data, host_id(data), settings.store.retention)
+                meters = await _open_meters(settings.store, database, data, ledger)
                 if read_settings is not None:
                     _reload_on_hangup(current, accounts, ledger, read_settings)
-                links = Links(accounts, Prices(time.time))
-                ledger.on_state.append(links.say_trouble)
+                links = Links(accounts, Prices(time.time), meters)
+                ledger.on_state.append(lambda _: links.say_trouble(_trouble(ledger, meters)))
+                meters.on_state.append(lambda: links.say_trouble(_trouble(ledger, meters)))
                 metrics = Metrics(functools.partial(_measure, ledger))
                 ledger.on_batch.append(metrics.on_batch)
                 make_pages = functools.partial(_make_pages, database, current, links, ledger, metrics)
                 with _listening(http_socket_path(data)) as listener:
                     listener.listen()
-                    await _serve(path, links, ledger, Web(listener, make_pages), parent, on_ready)
+                    try:
+                        await _serve(path, links, ledger, Web(listener, make_pages), parent, on_ready)
+                    finally:
+                        await meters.close()
             finally:
                 await database.close()
     except (FolderUnusable, UnusableDatabase) as error:
@@ -128,6 +136,26 @@ async def _open_in_time(store: Store, data: pathlib.Path) -> Database:
                 said = str(error)
                 logger.error("%s; trying again every %g s", said, RETRY_SECONDS)
         await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _open_meters(store: Store, database: Database, data: pathlib.Path, ledger: Ledger) -> Meters:
+    counters, fast = open_counters(store, database, host_id(data))
+    journals = Journals(data / "journal")
+    meters = Meters(
+        counters,
+        fast,
+        ledger,
+        live=lambda: [name for name in journals.scan() if journals.is_alive(name)],
+        on_outage=store.limits_on_outage,
+    )
+    ledger.on_spent.append(meters.spent)
+    ledger.on_closed.append(meters.closed)
+    meters.start(await counters.load(time.time() - ENDED_SECONDS))
+    return meters
+
+
+def _trouble(ledger: Ledger, meters: Meters) -> str:
+    return "; ".join(filter(None, (ledger.why_not_ready, meters.why_not_ready)))
 
 
 def _measure(ledger: Ledger) -> Gauges:

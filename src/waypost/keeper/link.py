@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from waypost.keeper.accounts import Accounts
+from waypost.keeper.meters import Meters
 from waypost.keeper.prices import Prices
 from waypost.link import Framed
 from waypost.messages import (
@@ -38,8 +39,9 @@ KILL_SECONDS = 1.0
 class Links:
     """Every connection to the keeper: workers (they said `Hello`) and commands (they did not)."""
 
-    def __init__(self, accounts: Accounts, prices: Prices) -> None:
+    def __init__(self, accounts: Accounts, prices: Prices, meters: Meters) -> None:
         self._accounts = accounts
+        self._meters = meters
         self._prices = prices
         self._open: set[Framed] = set()
         self._workers: dict[Framed, int] = {}
@@ -106,9 +108,12 @@ class Links:
             answer = asyncio.create_task(self._answer(peer, call_id, message))
             self._answers.add(answer)
             answer.add_done_callback(self._answers.discard)
+        else:
+            self._meters.receive(peer, message)
 
     def _lose(self, peer: Framed, error: Exception | None) -> None:
         self._open.discard(peer)
+        self._meters.lost(peer)
         worker = self._workers.pop(peer, None)
         if error is not None:
             logger.warning("link of %s lost: %s", "a command" if worker is None else f"worker {worker}", error)
@@ -138,6 +143,7 @@ class Links:
             return failed
         if peer in self._open:
             self._workers[peer] = hello.worker
+            self._meters.hello(peer, hello)
             if self._trouble.reason:
                 peer.push(self._trouble)
         return Welcome(PROTOCOL)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 from waypost.keeper.mover import Mover
+from waypost.keeper.recalls import Recalls, Session
 from waypost.keeper.store.counters import Counters, StoreUnavailable
 from waypost.link import Framed
-from waypost.messages import AnyMessage, Grant, Granted, Hello, Holding, Recall, Returned, Take, Want
+from waypost.messages import AnyMessage, Grant, Granted, Hello, Holding, Returned, Take, Want
 from waypost.policy.leases import HostMeter, Step, slice_of
 
 logger = logging.getLogger("waypost.keeper")
@@ -65,40 +66,6 @@ class Desk:
         self.waits_for = ""
 
 
-class Session:
-    """A worker's connection.
-
-    Until it is `settled`, only what the worker has of `known` meters is sure; of `unsure` ones it may have less than
-    is written here.
-    """
-
-    def __init__(self, peer: Framed, worker: int, journal: str, known: set[str]) -> None:
-        self.peer = peer
-        self.worker = worker
-        self.journal = journal
-        self.known = known
-        self.unsure: set[str] = set()
-        self.settled = asyncio.Event()
-        self.is_lost = False
-
-
-class _Recalled:
-    """A recall on its way, and who has not answered it."""
-
-    def __init__(self, meter: str, sessions: Collection[Session]) -> None:
-        self.meter = meter
-        self.waiting = set(sessions)
-        self.is_answered = True  # by all; False once one is lost
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def heard(self, session: Session, *, is_lost: bool = False) -> None:
-        if session in self.waiting:
-            self.waiting.discard(session)
-            self.is_answered = self.is_answered and not is_lost
-        if not self.waiting and not self.done.done():
-            self.done.set_result(None)
-
-
 class Meters:
     """Every meter that this host has units of.
 
@@ -116,8 +83,9 @@ class Meters:
         on_outage: Literal["closed", "last_lease"] = "closed",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._database = Mover(database)
-        self._fast = Mover(fast) if fast is not None else None
+        self.on_state: list[Callable[[], None]] = []  # called when `why_not_ready` has changed
+        self._database = Mover(database, self._state_changed)
+        self._fast = Mover(fast, self._state_changed) if fast is not None else None
         self._journals = journals
         self._live = live
         self._on_outage = on_outage
@@ -126,8 +94,7 @@ class Meters:
         self._sessions: dict[Framed, Session] = {}
         self._by_journal: dict[str, Session] = {}
         self._ahead: dict[Framed, list[tuple[str, int]]] = {}
-        self._recalls: dict[int, _Recalled] = {}
-        self._serial = 0
+        self._recalls = Recalls()
         self._silent: dict[str, float] = {}
         self._untidy: set[str] = set()
         self._heard: set[str] = set()  # journals of which it is known what they have, since the start
@@ -163,7 +130,9 @@ class Meters:
 
     @property
     def why_not_ready(self) -> str:
-        """Empty when limits can be taken."""
+        """Empty when limits can be taken, or are handed out on credit."""
+        if self._on_outage != "closed":
+            return ""
         return next((mover.why_not_ready for mover in self._movers() if mover.why_not_ready), "")
 
     @property
@@ -184,7 +153,7 @@ class Meters:
         # Under which limits the host's units were taken is not written down, so what is shared is sorted out afresh.
         sessions = list(self._by_journal.values())
         shared = [desk.meter for desk in self._desks.values() if desk.meter.is_shared]
-        if shared and await self._recall("", sessions):
+        if shared and await self._recalls.make("", sessions):
             for meter in shared:
                 for session in sessions:
                     meter.emptied(session.journal)
@@ -240,15 +209,14 @@ class Meters:
 
     async def recall(self, prefix: str) -> None:
         """Limits have changed of meters whose names begin so: return when the workers have given back what they had."""
-        await self._recall(prefix, list(self._by_journal.values()))
+        await self._recalls.make(prefix, list(self._by_journal.values()))
 
     def _lose(self, session: Session) -> None:
         session.is_lost = True
         self._sessions.pop(session.peer, None)
         if self._by_journal.get(session.journal) is session:
             del self._by_journal[session.journal]
-        for recall in list(self._recalls.values()):
-            recall.heard(session, is_lost=True)
+        self._recalls.lose(session)
 
     async def _settle(self, session: Session) -> None:
         """Of what a worker does not speak, it has nothing left: it has what its journal says it spent."""
@@ -310,7 +278,7 @@ class Meters:
 
     def _grant_at_once(self, session: Session, want: Want) -> Granted | None:
         """The answer, if it needs nobody else's."""
-        if not self._opened.is_set() or not _is_sure(session, want.meter):
+        if not self._opened.is_set() or not session.is_sure_of(want.meter):
             return None
         desk = self._desk(want)
         if desk.lock.locked():
@@ -327,7 +295,7 @@ class Meters:
             async with asyncio.timeout(PATIENCE):
                 await self._opened.wait()
                 waits_for = "the books are behind"
-                if not _is_sure(session, want.meter):
+                if not session.is_sure_of(want.meter):
                     await session.settled.wait()
                 waits_for = ""
                 async with desk.lock:
@@ -392,24 +360,9 @@ class Meters:
 
     # Recalls
 
-    async def _recall(self, meters: str, sessions: Collection[Session]) -> bool:
-        """Ask workers for what they have unspent; whether all of them have answered, and none was lost."""
-        if not sessions:
-            return True
-        self._serial += 1
-        serial = self._serial
-        recall = self._recalls[serial] = _Recalled(meters, sessions)
-        for session in sessions:
-            session.peer.push(Recall(serial, meters))
-        try:
-            await recall.done
-        finally:
-            del self._recalls[serial]
-        return recall.is_answered
-
     async def _recall_workers(self, meter: HostMeter, journal: str) -> bool:
         journals = meter.recallable(journal, self._by_journal)
-        return await self._recall(meter.name, [self._by_journal[name] for name in journals])
+        return await self._recalls.make(meter.name, [self._by_journal[name] for name in journals])
 
     def _returned(self, session: Session, returned: Returned) -> None:
         for name, units in returned.units:
@@ -417,9 +370,9 @@ class Meters:
             if desk is not None:
                 desk.meter.returned(session.journal, units)
                 self._tidy_if_needed(desk.meter)
-        recall = self._recalls.get(returned.serial)
+        recall = self._recalls.answered(returned.serial)
         if recall is not None:
-            desk = self._desks.get(recall.meter)
+            desk = self._desks.get(recall.meters)
             if desk is not None:
                 desk.meter.emptied(session.journal)
             recall.heard(session)
@@ -518,6 +471,10 @@ class Meters:
     def _movers(self) -> list[Mover]:
         return [self._database, *([self._fast] if self._fast is not None else [])]
 
+    def _state_changed(self) -> None:
+        for listener in self.on_state:
+            listener()
+
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -541,10 +498,6 @@ def is_fast(meter: str) -> bool:
     """Does this meter move with every request, and end soon? Then it may live in a store that can forget."""
     _, what, window, *_ = meter.split(":", 3)
     return what == "streams" or (what in ("requests", "tokens") and window in ("minute", "hour", "day"))
-
-
-def _is_sure(session: Session, meter: str) -> bool:
-    return session.settled.is_set() or meter in session.known
 
 
 def _failed(want: Want, failure: str) -> Granted:

@@ -16,10 +16,14 @@ BATCH = 200
 
 
 class Mover:
-    """The only one who asks a store to move. One move of a meter is on its way at a time."""
+    """The only one who asks a store to move. One move of a meter is on its way at a time.
 
-    def __init__(self, counters: Counters) -> None:
+    `on_state` is called when `why_not_ready` has changed.
+    """
+
+    def __init__(self, counters: Counters, on_state: Callable[[], None] = lambda: None) -> None:
         self.counters = counters
+        self._on_state = on_state
         self.calls = 0
         self.why_not_ready = ""
         self._waiting: list[tuple[HostMeter, Move, asyncio.Future[str]]] = []
@@ -86,3 +90,4 @@ class Mover:
         else:
             self.why_not_ready = ""
             logger.warning("limits are taken from %s again", self.counters.name)
+        self._on_state()

@@ -173,7 +173,7 @@ class Link:
 
     def _hello(self, peer: Framed) -> Hello:
         if self._leases is None:
-            return Hello(self._worker, journal=self._journal, is_fresh=True)
+            return Hello(self._worker)
         totals = self._leases.totals()
         while len(totals) > TOTALS:
             ahead, totals = totals[:TOTALS], totals[TOTALS:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from waypost.config import Store
 from waypost.keeper.store.database import Database
 from waypost.keeper.store.tables import holdings, journals, meters
 from waypost.policy.leases import HostMeter, Move, Moved
@@ -196,6 +198,16 @@ class DatabaseCounters:
 
     async def close(self) -> None:
         """Part of `Counters`: the database is closed by whoever opened it."""
+
+
+def open_counters(settings: Store, database: Database, host: str) -> tuple[DatabaseCounters, Counters | None]:
+    """The store of meters in the database, and the one for fast meters that `store.limits` names."""
+    connect = None
+    if database.dialect == "postgresql":
+        from waypost.keeper.store import postgres
+
+        connect = functools.partial(postgres.connect, settings.database.reveal())
+    return DatabaseCounters(database, host, connect), None
 
 
 def _take_statement(dialect: str) -> Insert:
