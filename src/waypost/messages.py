@@ -382,6 +382,34 @@ class AccountRecords(Message, frozen=True):
     after: int | None = None
 
 
+# The books
+
+
+class VerifyLedger(Message, frozen=True):
+    """Count everything again. Answered by `Verified`, after as long as it takes."""
+
+
+class Difference(msgspec.Struct, frozen=True, array_like=True):
+    """Something that is not what it should be: what, where, what stands in the books, what was counted."""
+
+    what: str
+    where: str
+    stored: str
+    counted: str
+
+
+class Verified(Message, frozen=True):
+    """How much was counted, and the first of the `found` differences."""
+
+    requests: int
+    open: int
+    attempts: int
+    days: int
+    meters: int
+    differences: tuple[Difference, ...]
+    found: int
+
+
 # Models
 
 
@@ -484,6 +512,8 @@ AnyMessage = (
     | ListAccounts
     | AccountRecord
     | AccountRecords
+    | VerifyLedger
+    | Verified
     | FindNative
     | ListNatives
     | NativeRecord

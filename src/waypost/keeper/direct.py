@@ -22,6 +22,7 @@ from waypost.messages import (
     ListAccounts,
     ListKeys,
     ListNatives,
+    VerifyLedger,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ PATIENCE_SECONDS = 10.0
 """How long to wait for a folder held by a process that answers no calls: a keeper starting, another command."""
 
 CALL_SECONDS = 10.0
+VERIFY_SECONDS = 3600.0
 
 Ask = Callable[[AnyMessage], Awaitable[AnyMessage]]
 
@@ -41,7 +43,8 @@ async def administer(data: pathlib.Path, settings: Config, message: AnyMessage) 
     `settings` say where the database is and which plans there are; a running keeper goes by its own.
     """
     try:
-        async with _opened(data, settings) as ask:
+        seconds = VERIFY_SECONDS if isinstance(message, VerifyLedger) else CALL_SECONDS
+        async with _opened(data, settings, seconds) as ask:
             return await _ask_in_full(ask, message)
     except (FolderUnusable, LinkError) as error:
         return Failed("UNAVAILABLE", str(error))
@@ -83,7 +86,7 @@ async def _ask_in_full(ask: Ask, message: AnyMessage) -> AnyMessage:
 
 
 @asynccontextmanager
-async def _opened(data: pathlib.Path, settings: Config) -> AsyncIterator[Ask]:
+async def _opened(data: pathlib.Path, settings: Config, seconds: float) -> AsyncIterator[Ask]:
     """The way to ask: a keeper's socket, or the database under the folder's lock. Whichever is free first."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE_SECONDS
@@ -91,7 +94,7 @@ async def _opened(data: pathlib.Path, settings: Config) -> AsyncIterator[Ask]:
         peer = await _connect(socket_path(data))
         if peer is not None:
             try:
-                yield functools.partial(peer.call, timeout=CALL_SECONDS)
+                yield functools.partial(peer.call, timeout=seconds)
             finally:
                 peer.close()
             return
@@ -113,13 +116,21 @@ async def _opened_database(data: pathlib.Path, settings: Config) -> AsyncIterato
     from waypost.keeper.accounts import Accounts
     from waypost.keeper.store import open_database
     from waypost.keeper.store.database import UnusableDatabase
+    from waypost.keeper.verify import answer_verify
 
     try:
         database = await open_database(settings.store, data)
     except UnusableDatabase as error:
         raise FolderUnusable(str(error)) from error
     try:
-        yield Accounts(database, settings.plans, time.time).ask
+        accounts = Accounts(database, settings.plans, time.time)
+
+        async def ask(message: AnyMessage) -> AnyMessage:
+            if isinstance(message, VerifyLedger):
+                return await answer_verify(database, settings.store.retention, time.time())
+            return await accounts.ask(message)
+
+        yield ask
     finally:
         await database.close()
 
