@@ -29,8 +29,10 @@ from waypost.keeper.prices import Prices
 from waypost.keeper.store import open_database
 from waypost.keeper.store.counters import open_counters
 from waypost.keeper.store.database import Database, UnreachableDatabase, UnusableDatabase
+from waypost.keeper.verify import answer_verify
 from waypost.keeper.web.server import Web
 from waypost.link import MAX_SOCKET_PATH, http_socket_path, is_too_long, socket_path
+from waypost.messages import AnyMessage
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -107,7 +109,9 @@ async def _keep(
                 meters = await _open_meters(settings.store, database, data, ledger)
                 if read_settings is not None:
                     _reload_on_hangup(current, accounts, ledger, read_settings)
-                links = Links(accounts, Prices(time.time), meters)
+                links = Links(
+                    accounts, Prices(time.time), meters, functools.partial(_verify, database, ledger, current)
+                )
                 ledger.on_state.append(lambda _: links.say_trouble(_trouble(ledger, meters)))
                 meters.on_state.append(lambda: links.say_trouble(_trouble(ledger, meters)))
                 metrics = Metrics(functools.partial(_measure, ledger))
@@ -156,6 +160,13 @@ async def _open_meters(store: Store, database: Database, data: pathlib.Path, led
 
 def _trouble(ledger: Ledger, meters: Meters) -> str:
     return "; ".join(filter(None, (ledger.why_not_ready, meters.why_not_ready)))
+
+
+async def _verify(database: Database, ledger: Ledger, current: Current) -> AnyMessage:
+    """Count everything again. SQLite has one connection, so the ledger waits; with PostgreSQL nobody does."""
+    await ledger.catch_up()
+    async with ledger.held() if database.dialect == "sqlite" else contextlib.nullcontext():
+        return await answer_verify(database, current.settings.store.retention, time.time())
 
 
 def _measure(ledger: Ledger) -> Gauges:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.meters import Meters
@@ -24,6 +24,7 @@ from waypost.messages import (
     KillStreams,
     ListNatives,
     Trouble,
+    VerifyLedger,
     Welcome,
 )
 
@@ -39,8 +40,15 @@ KILL_SECONDS = 1.0
 class Links:
     """Every connection to the keeper: workers (they said `Hello`) and commands (they did not)."""
 
-    def __init__(self, accounts: Accounts, prices: Prices, meters: Meters) -> None:
+    def __init__(
+        self,
+        accounts: Accounts,
+        prices: Prices,
+        meters: Meters,
+        verify: Callable[[], Awaitable[AnyMessage]] | None = None,
+    ) -> None:
         self._accounts = accounts
+        self._verify = verify
         self._meters = meters
         self._prices = prices
         self._open: set[Framed] = set()
@@ -124,6 +132,8 @@ class Links:
                 reply = await self._welcome(peer, message)
             elif isinstance(message, FindNative | ListNatives | FindPrices):
                 reply = await self._prices.answer(message)
+            elif isinstance(message, VerifyLedger) and self._verify is not None:
+                reply = await self._verify()
             else:
                 reply = await self.manage(message)
         except Exception:
