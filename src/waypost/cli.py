@@ -29,7 +29,9 @@ app = cyclopts.App(
 keys = cyclopts.App("keys", help="Create, list and revoke API keys.")
 accounts = cyclopts.App("accounts", help="Create, list and change accounts.")
 app.command(keys)
+ledger = cyclopts.App("ledger", help="The books.")
 app.command(accounts)
+app.command(ledger)
 
 Path = pathlib.Path
 ConfigOption = Annotated[
@@ -312,6 +314,32 @@ def list_accounts(*, config: ConfigOption = None, data: DataOption = None) -> No
             "disabled" if row.disabled else "",
         )
     show(table)
+
+
+@ledger.command(name="verify")
+def verify_ledger(*, config: ConfigOption = None, data: DataOption = None) -> None:
+    """Count everything again, from the rows of requests; say what differs, and end with exit code 1 if anything does.
+
+    Sums that reach back to before the oldest rows that are kept (store.retention) are left out.
+    """
+    from rich.table import Table
+
+    from waypost.messages import Verified, VerifyLedger
+
+    reply = ask(VerifyLedger(), config, data)
+    assert isinstance(reply, Verified)
+    if reply.found:
+        table = Table("what", "where", "in the books", "counted", box=None, header_style="bold")
+        for row in reply.differences:
+            table.add_row(row.what, row.where, row.stored, row.counted)
+        show(table)
+    print(
+        f"counted {reply.requests:,} requests ({reply.open:,} open), {reply.attempts:,} failed attempts, "
+        f"{reply.days:,} sums of days, {reply.meters:,} meters: "
+        f"{f'{reply.found:,} differences' if reply.found else 'nothing differs'}"
+    )
+    if reply.found:
+        raise SystemExit(1)
 
 
 # What the commands share
