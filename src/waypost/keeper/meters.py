@@ -388,6 +388,8 @@ class Meters:
         try:
             async with asyncio.timeout(PATIENCE), desk.lock:
                 await self._recall_workers(meter, "")
+                if meter.is_missing("", self._by_journal):
+                    await self._journals.close_dead()
                 if not meter.is_recalled or meter.free:
                     await desk.mover.move(meter, meter.surrender)
         except TimeoutError:

@@ -189,7 +189,7 @@ class HostMeter:
             return Step.STORE
         if Step.WORKERS not in tried and self.recallable(journal, linked):
             return Step.WORKERS
-        if self._is_missing(journal, linked):
+        if self.is_missing(journal, linked):
             return Step.DEAD
         if Step.HOSTS not in tried and self.holding:
             return Step.HOSTS
@@ -205,6 +205,13 @@ class HostMeter:
             for name, share in self.shares.items()
             if not share.is_idle and name in linked and (name != journal or self.is_shared)
         ]
+
+    def is_missing(self, journal: str, linked: Collection[str]) -> bool:
+        """Does someone who cannot be asked have units that are not spent?"""
+        return any(
+            name not in linked and name != journal and not share.is_idle and share.total > share.spent
+            for name, share in self.shares.items()
+        )
 
     def move(self, need: int, limit: int, *, is_last: bool = False) -> Move:
         """What to ask of the store for a want. `is_last`: other hosts are asked too, so all of the need or nothing."""
@@ -328,13 +335,6 @@ class HostMeter:
 
     def _handed(self) -> int:
         return self.folded + sum(share.total for share in self.shares.values())
-
-    def _is_missing(self, journal: str, linked: Collection[str]) -> bool:
-        """Does someone who cannot be asked have units that are not spent?"""
-        return any(
-            name not in linked and name != journal and not share.is_idle and share.total > share.spent
-            for name, share in self.shares.items()
-        )
 
     def _are_idle(self) -> bool:
         return all(share.is_idle for share in self.shares.values())
