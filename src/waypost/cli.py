@@ -1,8 +1,7 @@
-"""The command line: `waypost serve · sim · keys · accounts · models`. What a command needs is imported when it runs."""
+"""The command line: `waypost serve · sim · keys · accounts · ledger · models`. What a command needs is imported when it runs."""
 
 from __future__ import annotations
 
-import logging
 import os
 import pathlib
 import sys
@@ -51,13 +50,13 @@ def serve(
     ] = None,
 ) -> None:
     """Serve. Without a configuration: every provider whose usual key is in the environment, and route/demo."""
-    from waypost import greeting, supervisor
+    from waypost import greeting, logs, supervisor
     from waypost.config import ConfigError, parse_listen
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     path, folder = find_config(config), find_data(data)
     try:
         settings = read_to_serve(path, folder)
+        logs.configure(settings.server.log_format)
         address = listen or settings.server.listen
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         parse_listen(address)
