@@ -1,4 +1,4 @@
-"""The command line: `waypost serve · sim · keys · accounts · ledger · models`. What a command needs is imported when it runs."""
+"""The command line: `waypost serve · sim · keys · accounts · ledger · models`. A command imports what it needs."""
 
 from __future__ import annotations
 
