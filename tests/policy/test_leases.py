@@ -79,6 +79,7 @@ class Worker:
     """A worker's lease, its journal, and what of that is not in the books yet. `total` is what it would tell."""
 
     journal: str
+    limit: int
     units: int = 0
     total: int = 0
     is_recalled: bool = False
@@ -187,13 +188,13 @@ class LeaseMachine(RuleBasedStateMachine):
     def take(self, host: Host, worker: Worker, need: int) -> bool:
         """As `Meters._decide`, without the waiting; and then as the worker."""
         missing, short = need - worker.units, max(0, need - worker.units)
-        meter, tried = host.meter, []
+        meter, limit, tried = host.meter, worker.limit, []
         while (
-            step := meter.next_step(missing, self.limit, worker.journal, host.linked, tried)
+            step := meter.next_step(missing, limit, worker.journal, host.linked, tried)
         ) is not Step.GRANT and step is not Step.REFUSE:
             assert len(tried) < 20
             if step is Step.STORE:
-                self.move(host, meter.move(missing, self.limit))
+                self.move(host, meter.move(missing, limit))
             elif step is Step.WORKERS:
                 before = worker.total
                 host.recall(meter.recallable(worker.journal, host.linked))
@@ -207,11 +208,11 @@ class LeaseMachine(RuleBasedStateMachine):
             else:
                 for name in meter.holding:
                     self.surrender(next(each for each in self.hosts if each.name == name))
-                self.move(host, meter.move(missing, self.limit, is_last=True))
-                if meter.in_hand(self.limit) < missing and missing > 1:
-                    self.move(host, meter.move(missing, self.limit))
+                self.move(host, meter.move(missing, limit, is_last=True))
+                if meter.in_hand(limit) < missing and missing > 1:
+                    self.move(host, meter.move(missing, limit))
             tried.append(step)
-        units = slice_of(meter.in_hand(self.limit), missing, 32 * short, max(1, len(host.linked)))
+        units = slice_of(meter.in_hand(limit), missing, 32 * short, max(1, len(host.linked)))
         assert (units >= missing) == (step is Step.GRANT)
         meter.grant(worker.journal, units)
         worker.units += units
@@ -239,21 +240,21 @@ class LeaseMachine(RuleBasedStateMachine):
         host = self.hosts[host % len(self.hosts)]
         if len(host.workers) < 4:
             self.journals += 1
-            host.workers[f"j{self.journals}"] = Worker(f"j{self.journals}")
+            host.workers[f"j{self.journals}"] = Worker(f"j{self.journals}", self.limit)
 
     @rule(host=st.integers(0, 2), worker=st.integers(0, 3), need=st.integers(1, 6))
     def request(self, host, worker, need):
         host, worker = self.pick(host, worker)
         if worker is None:
             return
-        fits = self.spent + need <= self.limit
+        fits = self.spent + need <= worker.limit
         if worker.units < need:
             if not worker.is_linked:
                 return
             admitted = self.take(host, worker, need)
         else:
             admitted = True
-        assert admitted == fits, f"{need} of {self.limit - self.spent} left"
+        assert admitted == fits, f"{need} of {worker.limit - self.spent} left"
         if admitted:
             worker.units -= need
             worker.write(need)
@@ -324,22 +325,26 @@ class LeaseMachine(RuleBasedStateMachine):
         """The keeper hands out units, and the connection breaks before the worker hears of it."""
         host, worker = self.pick(host, worker)
         if worker is not None and worker.is_linked:
-            host.meter.grant(worker.journal, min(units, host.meter.in_hand(self.limit)))
+            host.meter.grant(worker.journal, min(units, host.meter.in_hand(worker.limit)))
             worker.is_linked = False
 
     @rule(limit=st.integers(0, 80))
     def change_limit(self, limit):
-        """As `Leases.return_all`: units that were taken under another limit may be too many."""
-        if limit < self.limit:
-            for host in self.hosts:
-                for worker in host.workers.values():
-                    if not worker.is_linked:
-                        self.link(host, worker)
-                    units, worker.units = worker.units, 0
-                    worker.total -= units
-                    worker.is_recalled = True
-                    host.meter.returned(worker.journal, units)
+        """Nobody has heard of it yet."""
         self.limit = limit
+
+    @rule(host=st.integers(0, 2), worker=st.integers(0, 3))
+    def hear_of_limit(self, host, worker):
+        """As `Leases.lease`: units that were taken under another limit may be too many."""
+        host, worker = self.pick(host, worker)
+        if worker is None:
+            return
+        if self.limit < worker.limit:
+            if not worker.is_linked:
+                self.link(host, worker)
+            worker.is_recalled = True
+            host.come_back(worker, 0)
+        worker.limit = self.limit
 
     # What always holds
 
@@ -373,9 +378,9 @@ class OneHostMachine(LeaseMachine):
         for worker in host.workers.values():
             if not worker.is_linked:
                 self.link(host, worker)
-        if self.spent + need <= self.limit or not host.workers or host.meter.free < 0:
+        worker = next(iter(host.workers.values()), None)
+        if worker is None or self.spent + need <= worker.limit or host.meter.free < 0:
             return
-        worker = next(iter(host.workers.values()))
         self.take(host, worker, need)
         before = self.statements
         assert not self.take(host, worker, need)
