@@ -65,7 +65,7 @@ class Writer:
         self.number += 1
         path = self.folder / journal_file.segment_name(self.name, self.number)
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.ftruncate(self.descriptor, self.size)
+        os.posix_fallocate(self.descriptor, 0, self.size)
         os.pwrite(self.descriptor, journal_file.render_header(self.name, self.number), 0)
         self.offset = HEADER
 
