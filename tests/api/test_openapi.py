@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,15 +19,17 @@ from schemathesis.specs.openapi import checks as openapi_checks
 from tests.harness import Waypost, provider, serving, settings_of
 from tests.sim.running import Running
 from waypost.api import shapes
-from waypost.api.endpoints import BY_NAME, ENDPOINTS
+from waypost.api.endpoints import BY_NAME, ENDPOINTS, markdown
 from waypost.api.openapi import document, render_document
 from waypost.errors import TABLE
 from waypost.formats.openai_chat import parse_request
 from waypost.keeper.direct import administer
+from waypost.keeper.metrics import Gauges, Metrics
 from waypost.keeper.web.app import HANDLERS
 from waypost.messages import CreatedKey, CreateKey
 from waypost.worker.routes import ROUTES
 
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "api.md"
 CONFIG = '[server]\nmetrics = "public"\n[plans.all]\n'
 EXAMPLES = 40  # of each endpoint
 ACCOUNTS = 12  # that take turns, so that bursts do not stand in the way
@@ -47,6 +50,16 @@ def test_what_the_keeper_answers_about_somebody_is_limited_and_guarded():
     for endpoint in ENDPOINTS:
         if endpoint.kept and endpoint.permission != "metrics":
             assert endpoint.burst is not None and endpoint.permission != "public", endpoint.name
+
+
+def test_the_page_has_the_table():
+    assert markdown() in PAGE.read_text(), "python -m waypost.api.endpoints prints it"
+
+
+def test_the_page_names_every_metric():
+    page = Metrics(Gauges).render().decode()
+    names = {f"`{line.split()[2]}`" for line in page.splitlines() if line.startswith("# TYPE")}
+    assert names and not [name for name in names if name not in PAGE.read_text()]
 
 
 def test_every_error_is_described():

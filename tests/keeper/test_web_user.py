@@ -9,6 +9,7 @@ import pytest
 from tests.keeper.pages import NOON, PLANS, serving_pages
 from waypost import config
 from waypost.config import Plan
+from waypost.keeper.store import tables
 from waypost.pricing import configured_price, cost
 from waypost.records import Usage
 
@@ -248,5 +249,23 @@ def test_a_plan_that_is_gone():
             ann = await pages.caller("ann")
             pages.plans = {"open": PLANS["open"]}
             assert (await pages.ask("GET", "/v1/user/requests", ann)).code == "UNAVAILABLE"
+
+    asyncio.run(run())
+
+
+def test_a_very_busy_account_is_counted_in_the_index_alone():
+    async def run():
+        async with serving_pages() as pages:
+            ann = await pages.caller("ann", "open")
+            first = await pages.request(ann, before=7200, requests=0)
+            async with pages.database.writing() as connection:
+                columns = [column.name for column in tables.requests.c if column.name != "id"]
+                number = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
+                fill = f"INSERT INTO requests (id, {', '.join(columns)}) {number}"
+                copy = f"SELECT substr(id, 1, 20) || printf('%06d', i), {', '.join(columns)} FROM requests, n"
+                await connection.exec_driver_sql(f"{fill}{copy} WHERE id = '{first}'")
+            counts = (await pages.ask("GET", "/v1/user/requests", ann)).body
+            assert counts["requests_used_today"] == 5001, "given back or not"
+            assert counts["requests_used_this_hour"] == 0
 
     asyncio.run(run())

@@ -29,8 +29,8 @@ MEANINGS: dict[Permission, str] = {
 class Burst(msgspec.Struct, frozen=True):
     """How often one account may call: in any ten seconds, and in any minute."""
 
-    ten_seconds: int = 10
-    minute: int = 120
+    ten_seconds: int
+    minute: int
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 PLAIN = "text/plain; charset=utf-8"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-OFTEN, SOMETIMES, SELDOM = Burst(), Burst(5, 60), Burst(2, 15)
+FREQUENT, OFTEN, SOMETIMES, SELDOM = Burst(50, 300), Burst(10, 120), Burst(5, 60), Burst(2, 15)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     # Answered by the worker itself
@@ -82,15 +82,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     # Answered by the keeper
     Endpoint("GET", "/metrics", "metrics", "get_metrics", "Metrics for Prometheus.", str, media=PROMETHEUS),
     Endpoint("GET", "/v1/user/requests", "inference", "get_request_counts",
-             "What the account has used of its limits on requests.", shapes.RequestCounts, burst=OFTEN),
+             "What the account has used of its limits on requests.", shapes.RequestCounts, burst=FREQUENT),
     Endpoint("GET", "/v1/user/requests/hourly", "inference", "get_hourly_count",
-             "The same of this hour.", shapes.HourlyCount, burst=OFTEN),
+             "The same of this hour.", shapes.HourlyCount, burst=FREQUENT),
     Endpoint("POST", "/v1/user/streams/kill", "inference", "kill_streams",
              "End all streams of the account.", shapes.KilledStreams, burst=OFTEN),
     Endpoint("GET", "/v1/key", "inference", "get_key",
-             "The calling key: its limit and what it has spent.", shapes.KeyUseAnswer, burst=OFTEN),
+             "The calling key: its limit and what it has spent.", shapes.KeyUseAnswer, burst=FREQUENT),
     Endpoint("GET", "/v1/generation", "inference", "get_generation",
-             "One request's receipt.", shapes.ReceiptAnswer, query=shapes.ReceiptQuery, burst=OFTEN),
+             "One request's receipt.", shapes.ReceiptAnswer, query=shapes.ReceiptQuery, burst=FREQUENT),
     Endpoint("GET", "/v1/account/balance", "management", "get_balance",
              "What is left of what has been paid in.", shapes.Balance, burst=OFTEN),
     Endpoint("GET", "/v1/account/activity", "management", "get_activity",
@@ -130,3 +130,16 @@ def permits(permission: Permission, identity: Identity) -> bool:
     if permission == "management":
         return identity.kind == "management"
     return permission == "management-or-jwt" and (identity.kind == "management" or identity.key_id == 0)
+
+
+def markdown() -> str:
+    """The table of `docs/api.md`."""
+    lines = ["| endpoint | for | calls an account may make | |", "|---|---|---|---|"]
+    for row in ENDPOINTS:
+        often = f"{row.burst.ten_seconds} in 10 s, {row.burst.minute} in a minute" if row.burst is not None else ""
+        lines.append(f"| `{row.method} {row.path}` | {MEANINGS[row.permission]} | {often} | {row.summary} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
