@@ -98,6 +98,12 @@ class Pipe:
         except OSError as error:
             raise Broken from error
 
+    @property
+    def port(self) -> int:
+        """Our own end's."""
+        assert self._writer is not None
+        return int(self._writer.get_extra_info("sockname")[1])
+
     async def until(self, mark: bytes) -> bytes:
         assert self._reader is not None
         try:
