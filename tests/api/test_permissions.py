@@ -165,6 +165,17 @@ def test_other_methods_are_refused_with_what_there_is(server: Server, method: st
         assert answer.code == "METHOD_NOT_ALLOWED" and answer.header("allow") == "GET, HEAD, OPTIONS"
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v1", "/v1/nope", "/v1/account", "/v1/user", "/v1/user/keys", "/v1/generation/x", "/admin", "/docs", "/redoc",
+     "/metrics/x", "/openapi.yaml", "/v1/embeddings", "/keeper.sock", "/favicon.ico"],
+)  # fmt: skip
+def test_what_is_not_in_the_table_is_not_there(server: Server, path: str):
+    for method in ("GET", "POST"):
+        answer = server.ask("management key", method, path)
+        assert (answer.status, answer.code) == (404, "NOT_FOUND"), (method, path)
+
+
 def test_an_odd_host_changes_nothing(server: Server):
     for host in ("x/?", "127.0.0.1/healthz", "keeper"):
         with server.connect() as client:

@@ -14,13 +14,11 @@ import msgspec
 from sqlalchemy import insert
 
 from tests.keeper.running import data_folder
-from waypost.config import Plan
+from waypost.config import Plan, Secret, Store
 from waypost.ids import Minter
 from waypost.keeper.accounts import Accounts
-from waypost.keeper.folder import database_path
-from waypost.keeper.store import tables
+from waypost.keeper.store import open_database, tables
 from waypost.keeper.store.database import Database
-from waypost.keeper.store.sqlite import open_sqlite
 from waypost.keeper.web.app import create_app
 from waypost.keeper.web.server import Web
 from waypost.keeper.web.sources import Sources
@@ -152,11 +150,11 @@ class Pages:
 
 
 @contextlib.asynccontextmanager
-async def serving_pages(plans: Mapping[str, Plan] = PLANS) -> AsyncIterator[Pages]:
+async def serving_pages(plans: Mapping[str, Plan] = PLANS, database_url: str = "sqlite") -> AsyncIterator[Pages]:
     """Pages over a fresh database until the block ends."""
     with data_folder() as data:
         data.mkdir()
-        database = await open_sqlite(database_path(data))
+        database = await open_database(Store(database=Secret(database_url)), data)
         listener = socket.socket(socket.AF_UNIX)
         path = str(data / "pages.sock")
         listener.bind(path)

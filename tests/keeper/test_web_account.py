@@ -416,3 +416,39 @@ def test_nobody_but_a_worker_says_who_is_calling(header):
         assert (reply.status, reply.code) == (403, "FORBIDDEN")
 
     managing(test)
+
+
+def test_every_page_on_postgresql(postgres):
+    async def run(url):
+        async with serving_pages(database_url=url) as pages:
+            manager, ann = await pages.caller(kind="management"), await pages.caller()
+            await pages.accounts.ask(CreditAccount("ann", 5 * NANO, prepaid=True))
+            for holder in ("host", "1-aa"):
+                await pages.spend(f"a{ann.account_id}:balance:total", 400_000_000, holder)
+                await pages.spend(f"a{ann.account_id}:requests:day:2026-11-24", 2, holder)
+            for before in (20, 10):
+                request_id = await pages.request(ann, before=before, cost=NANO)
+            await pages.day(ann, "2026-11-24", cost=3 * NANO, prompt=10, cache_read=5)
+
+            async def get(target, caller=manager):
+                reply = await pages.ask("GET", target, caller)
+                assert reply.status == 200, reply
+                return reply.body
+
+            assert await get("/v1/account/balance") == {"balance": 4.2}
+            page = await get("/v1/account/activity?limit=1&offset=1")
+            assert [row["cost"] for row in page["data"]] == [1.0]
+            totals = (await get("/v1/account/analytics"))["totals"]
+            assert (totals["cost"], totals["cache_hit_rate"]) == (3.0, 0.5)
+            assert (await get("/v1/key", ann))["data"]["usage_weekly"] == 3.0
+            assert (await get("/v1/user/requests", ann))["requests_used_today"] == 4
+            unlimited = await pages.caller("bob", "open")
+            await pages.request(unlimited, before=-1)
+            assert (await get("/v1/user/requests", unlimited))["requests_used_this_hour"] == 1
+            assert (await get(f"/v1/generation?id={request_id}", ann))["data"]["total_cost"] == 1.0
+            created = (await pages.ask("POST", "/v1/account/keys", manager, TERMS)).body
+            assert (await get(f"/v1/account/keys/{created['api_key_id']}"))["balance"] == 1.25
+            assert (await get("/v1/user/key"))["data"][0]["last_used_at"] == "2026-11-24"
+
+    with postgres.fresh() as url:
+        asyncio.run(run(url))

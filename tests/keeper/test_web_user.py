@@ -269,3 +269,12 @@ def test_a_very_busy_account_is_counted_in_the_index_alone():
             assert counts["requests_used_this_hour"] == 0
 
     asyncio.run(run())
+
+
+def test_a_caller_with_as_many_patterns_as_there_may_be():
+    async def run():
+        async with serving_pages() as pages:
+            ann = await pages.caller("ann", models=tuple(f"{number:03}" + "é" * 253 for number in range(100)))
+            assert (await pages.ask("GET", "/v1/key", ann)).status == 200
+
+    asyncio.run(run())
