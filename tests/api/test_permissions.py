@@ -167,8 +167,8 @@ def test_other_methods_are_refused_with_what_there_is(server: Server, method: st
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/nope", "/v1/account", "/v1/user", "/v1/user/keys", "/v1/generation/x", "/admin", "/docs", "/redoc",
-     "/metrics/x", "/openapi.yaml", "/v1/embeddings", "/keeper.sock", "/favicon.ico"],
+    ["/", "/v1", "/v1/nope", "/v1/account", "/v1/user", "/v1/user/keys", "/v1/generation/x", "/admin", "/docs",
+     "/redoc", "/metrics/x", "/openapi.yaml", "/v1/embeddings", "/keeper.sock", "/favicon.ico"],
 )  # fmt: skip
 def test_what_is_not_in_the_table_is_not_there(server: Server, path: str):
     for method in ("GET", "POST"):
