@@ -73,16 +73,13 @@ def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes], seen: set
     gone: set[bytes] = set()
     spent: dict[str, int] = {}
     for line in piece.lines:
-        kind = type(line)
-        if kind is Opened:
-            assert isinstance(line, Opened)
+        if isinstance(line, Opened):
             if line.id in seen or line.id in before:
                 batch.faults.append(f"{shown(line.id)} of journal {journal} was opened before; it is not counted again")
             else:
                 new[line.id] = line
                 seen.add(line.id)
-        elif kind is Settled:
-            assert isinstance(line, Settled)
+        elif isinstance(line, Settled):
             opened = new.pop(line.id, None)
             if opened is not None:
                 batch.requests.append((*opened_columns(opened, journal), *settled_columns(line)))
@@ -97,18 +94,15 @@ def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes], seen: set
                 continue
             batch.settled.append((opened, line))
             _add_to_day(batch.days, opened, line)
-        elif kind is Attempted:
-            assert isinstance(line, Attempted)
+        elif isinstance(line, Attempted):
             if (line.id in new or (line.id in before and line.id not in gone)) and line.id not in known:
                 batch.attempts.append(attempted_columns(line))
                 batch.attempted.append(line)
             else:
                 batch.faults.append(f"{shown(line.id)} of journal {journal} had an attempt that it cannot have had")
-        elif kind is Priced:
-            assert isinstance(line, Priced)
+        elif isinstance(line, Priced):
             batch.prices[line.version[:16]] = (line.terms, now)
         else:
-            assert isinstance(line, Tally)
             batch.tallies.append(line)
     for opened in new.values():
         batch.requests.append((*opened_columns(opened, journal), *_NOT_SETTLED))
