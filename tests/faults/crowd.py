@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import re
 import threading
@@ -18,7 +19,10 @@ from tests.harness import chat_body, post
 
 PATIENCE = 60.0  # seconds until a request counts as hanging
 
-Kind = Literal["plain", "stream", "slow", "leaving", "quiet", "failing", "second"]
+LONG = "FAULTS_LONG" in os.environ
+"""Longer versions of what the tests do: minutes instead of seconds."""
+
+Kind = Literal["plain", "stream", "slow", "leaving", "quiet", "failing", "second", "lasting", "minute"]
 KINDS: tuple[Kind, ...] = ("plain", "stream", "slow", "leaving", "quiet", "failing", "second")
 WEIGHTS = {"plain": 8, "stream": 6, "slow": 3, "leaving": 1, "quiet": 1, "failing": 1, "second": 1}
 CHAINS: dict[str, tuple[str, ...]] = {
@@ -29,8 +33,10 @@ CHAINS: dict[str, tuple[str, ...]] = {
     "quiet": ("sim/no-usage",),
     "failing": ("sim/status-500",),
     "second": ("sim/status-503", "sim/words-5"),
+    "lasting": ("sim/gap-100+words-30",),  # 3 s
+    "minute": ("sim/gap-200+words-300",),  # 60 s
 }
-STREAMED = ("stream", "slow", "leaving")
+STREAMED = ("stream", "slow", "leaving", "lasting", "minute")
 
 NONCE = re.compile(r"nonce:[A-Za-z0-9_-]+")
 
@@ -169,7 +175,7 @@ async def _hear(pipe: Pipe, asked: Asked, leave_after: int | None) -> None:
 
 
 async def _hear_stream(pipe: Pipe, asked: Asked, leave_after: int | None) -> None:
-    body, pieces, events, end = b"", [], 0, "error"
+    body, pieces, events, done = b"", [], 0, False
     while size := int(await pipe.until(b"\r\n"), 16):
         body += (await pipe.exactly(size + 2))[:-2]
         *whole, body = body.split(b"\n\n")
@@ -179,7 +185,7 @@ async def _hear_stream(pipe: Pipe, asked: Asked, leave_after: int | None) -> Non
             events += 1
             data = event.removeprefix(b"data: ")
             if data == b"[DONE]":
-                end = "whole"
+                done = True  # an error frame has one behind it, too
                 continue
             chunk = json.loads(data)
             if "error" in chunk:
@@ -192,7 +198,7 @@ async def _hear_stream(pipe: Pipe, asked: Asked, leave_after: int | None) -> Non
             return
     await pipe.until(b"\r\n")
     asked.text = "".join(pieces)
-    asked.end = end
+    asked.end = "whole" if done and not asked.code else "error"
 
 
 class Crowd:
@@ -210,7 +216,6 @@ class Crowd:
         seed: int = 1,
         pause: float = 0.1,
         kinds: Mapping[str, int] | None = None,
-        leave: bool = True,
     ) -> None:
         self._address = address
         self._who = who
@@ -234,6 +239,13 @@ class Crowd:
         if self.failure is not None:
             raise self.failure
         return self.log
+
+    def __enter__(self) -> Crowd:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
 
     def seen(self, status: int, since: float = 0.0) -> bool:
         """Has a request with this status been sent since?"""
@@ -281,8 +293,20 @@ def request_of(mark: str, client: int, who: Who, kind: str, dice: random.Random)
     return Asked(nonce, client, who.account, model, kind, time.time()), request
 
 
-def burst(address: tuple[str, int], who: Who, count: int, *, mark: str, parallel: int = 40, kind: str = "plain") -> list[Asked]:
-    """`count` requests, `parallel` at a time, each on a connection of its own: the kernel spreads them over workers."""
+def burst(
+    address: tuple[str, int],
+    who: Who,
+    count: int,
+    *,
+    mark: str,
+    parallel: int = 40,
+    kind: str = "plain",
+    clients: int = 1,
+) -> list[Asked]:
+    """`count` requests, `parallel` at a time, each on a connection of its own: the kernel spreads them over workers.
+
+    `clients` share them; with as many as requests, each is known by its model even if no head of an answer came.
+    """
 
     async def run() -> list[Asked]:
         free, log = asyncio.Semaphore(parallel), []
@@ -290,7 +314,7 @@ def burst(address: tuple[str, int], who: Who, count: int, *, mark: str, parallel
         async def one(number: int) -> None:
             async with free:
                 pipe = Pipe(lambda: address)
-                asked, request = request_of(f"{mark}-{number}", 0, who, kind, random.Random(number))
+                asked, request = request_of(f"{mark}-{number}", number % clients, who, kind, random.Random(number))
                 with contextlib.closing(pipe):
                     await ask(pipe, asked, request)
                 log.append(asked)

@@ -145,6 +145,15 @@ class Host:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(2 * DEADLINE)
 
+    def end_at_once(self) -> int:
+        """SIGTERM, and once nobody is let in any more, SIGTERM again; the exit code."""
+        assert self.process is not None
+        self.children()
+        self.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: self.ready() == 0, "the listener to be closed")
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(2 * DEADLINE)
+
     def gone(self) -> bool:
         """Has every process ended that ever served here?"""
         return not any(_serves(pid, self.data) for pid in self._seen)
@@ -201,12 +210,15 @@ def _serves(pid: int, data: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def host(config: str, *, workers: int = 2, command: Sequence[str] = (WAYPOST,)) -> Iterator[Host]:
-    """A served folder that is gone with the block. A folder for what went wrong: set `FAULTS_KEEP` to keep it."""
+def host(
+    config: str, *, workers: int = 2, command: Sequence[str] = (WAYPOST,), start: bool = True
+) -> Iterator[Host]:
+    """A served folder that is gone with the block. To look at what went wrong, set `FAULTS_KEEP` to keep it."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="waypost-faults-"))
     served = Host(folder, config, workers, command)
     try:
-        served.start()
+        if start:
+            served.start()
         yield served
     finally:
         try:

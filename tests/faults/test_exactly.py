@@ -13,7 +13,6 @@ from tests.faults.checker import Limit, check, database_url, read_at_rest
 from tests.faults.crowd import Asked, Who, burst, models
 from tests.faults.hosts import Host, host
 from tests.faults.lanes import drive
-from tests.faults.scene import own_simulator
 from tests.harness import provider
 from tests.postgres import PostgresServer
 from tests.sim.running import Running
@@ -25,12 +24,6 @@ requests = { day = 30 }
 [plans.thousand]
 requests = { day = 1000 }
 """
-
-
-@pytest.fixture
-def oracle() -> Iterator[Running]:
-    with own_simulator() as simulator:
-        yield simulator
 
 
 @contextlib.contextmanager
