@@ -58,13 +58,16 @@ class Price(msgspec.Struct, frozen=True):
     """What a model costs. `tiers` rise; `request` is in nano-dollars for each request.
 
     `terms` is all of it as JSON, for receipts: rates in USD per million tokens as decimal strings. `version` is the
-    beginning of its hash, so what is worded alike is the same version.
+    beginning of its hash, so what is worded alike is the same version. `dearest_input` and `dearest_output` are the
+    highest rates that any token may have.
     """
 
     tiers: tuple[Tier, ...]
     request: int
     version: str
     terms: bytes
+    dearest_input: int
+    dearest_output: int
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -117,12 +120,18 @@ def tier_of(price: Price, prompt_tokens: int) -> Tier:
 
 def reserve(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
     """Nano-dollars that no request of at most so many tokens costs more than, whatever kind of tokens they are."""
-    dearest = max(
-        prompt_tokens * tier.rates.dearest_input + completion_tokens * tier.rates.dearest_output
-        for tier in price.tiers
-        if tier.above < prompt_tokens or tier.above == 0
+    if len(price.tiers) > 1:
+        return -(-max(most(tier, prompt_tokens, completion_tokens) for tier in price.tiers) // MILLION) + price.request
+    return (
+        -(-(prompt_tokens * price.dearest_input + completion_tokens * price.dearest_output) // MILLION) + price.request
     )
-    return -(-dearest // MILLION) + price.request
+
+
+def most(tier: Tier, prompt_tokens: int, completion_tokens: int) -> int:
+    """The same in a tier, in femto-dollars; 0 where the prompt is too short for it."""
+    if tier.above and tier.above >= prompt_tokens:
+        return 0
+    return prompt_tokens * tier.rates.dearest_input + completion_tokens * tier.rates.dearest_output
 
 
 def prompt_cost(price: Price, tokens: int) -> int:
@@ -260,7 +269,13 @@ def compiled(tiers: tuple[Tier, ...], request: int, origin: Terms) -> Price:
         for tier in tiers
     )
     terms = msgspec.json.encode(msgspec.structs.replace(origin, request=render_dollars(request), tiers=worded))
-    return Price(tiers, request, hashlib.sha256(terms).hexdigest()[:12], terms)
+    return hashed(tiers, request, terms)
+
+
+def hashed(tiers: tuple[Tier, ...], request: int, terms: bytes) -> Price:
+    """The price of these terms, under its version."""
+    dearest = max(tier.rates.dearest_input for tier in tiers), max(tier.rates.dearest_output for tier in tiers)
+    return Price(tiers, request, hashlib.sha256(terms).hexdigest()[:12], terms, *dearest)
 
 
 def parse_terms(terms: bytes) -> Price:
@@ -272,7 +287,7 @@ def parse_terms(terms: bytes) -> Price:
     )
     if not tiers or tiers[0].above != 0:
         raise ValueError("terms without a first tier")
-    return Price(tiers, parse_dollars(worded.request), hashlib.sha256(terms).hexdigest()[:12], terms)
+    return hashed(tiers, parse_dollars(worded.request), terms)
 
 
 # Dollars

@@ -106,6 +106,22 @@ def test_usage_is_the_wish_to_hear_the_cost() -> None:
         assert refusal_of(body_of(usage=value)).param in ("usage", "usage.include")
 
 
+@pytest.mark.parametrize(
+    ("fields", "read"),
+    [
+        ({}, (0, 1)),
+        ({"max_tokens": 7}, (7, 1)),
+        ({"max_tokens": 7, "max_completion_tokens": 9}, (9, 1)),
+        ({"max_tokens": 7, "max_completion_tokens": None}, (7, 1)),
+        ({"max_tokens": None, "n": None}, (0, 1)),
+        ({"n": 3}, (0, 3)),
+    ],
+)
+def test_what_an_answer_may_have_at_most(fields: dict[str, Any], read: tuple[int, int]) -> None:
+    request = parse_request(body_of(**fields))
+    assert (request.max_output, request.choices) == read
+
+
 def test_the_request_itself_is_left_alone() -> None:
     request = parse_request(body_of(stream=True, preset="p"))
     first = render_request(request, "one")

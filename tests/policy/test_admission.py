@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from waypost.config import Plan
 from waypost.messages import Identity
-from waypost.policy.admission import Meter, limit_lines, meters_of, output_reserve, refusal_of
+from waypost.policy.admission import Meter, limit_lines, meters_of, refusal_of
 
 NOON = 1795435200.0  # 2026-11-23T12:00:00Z
 
@@ -70,21 +69,6 @@ def test_days_are_the_plans_own() -> None:
     assert meter.name == "a17:requests:day:2026-11-24"
     assert meter.ends == NOON + 23 * 3600  # 13 hours ahead: the day ends at 11:00 UTC, tomorrow
     assert NOON < meter.ends <= NOON + 24 * 3600
-
-
-@pytest.mark.parametrize(
-    ("fields", "most"),
-    [
-        ({}, 4096),
-        ({"max_tokens": 7}, 7),
-        ({"max_tokens": 7, "max_completion_tokens": 9}, 9),
-        ({"max_tokens": None}, 4096),
-        ({"max_tokens": 7, "n": 3}, 21),
-        ({"n": None}, 4096),
-    ],
-)
-def test_what_an_answer_may_have_at_most(fields: dict[str, Any], most: int) -> None:
-    assert output_reserve({name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}) == most
 
 
 @pytest.mark.parametrize(

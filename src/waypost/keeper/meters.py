@@ -18,7 +18,7 @@ from waypost.keeper.recalls import Recalls, Session
 from waypost.keeper.store.counters import Counters, StoreUnavailable
 from waypost.link import Framed
 from waypost.messages import AnyMessage, Grant, Granted, Hello, Holding, Returned, Take, Want
-from waypost.policy.leases import HostMeter, Step, slice_of
+from waypost.policy.leases import MOST, HostMeter, Step, slice_of
 
 logger = logging.getLogger("waypost.keeper")
 
@@ -37,9 +37,6 @@ RETRY_SECONDS: Final = 1.0
 
 ENDED_SECONDS: Final = 600.0
 """How long a meter is kept here after its window: requests that began in it still end."""
-
-MOST: Final = 1 << 61
-"""Limits are cut to this, so that sums of them fit into 64 bits."""
 
 
 class Journals(Protocol):
@@ -387,9 +384,9 @@ class Meters:
         meter = desk.meter
         try:
             async with asyncio.timeout(PATIENCE), desk.lock:
-                await self._recall_workers(meter, "")
-                if meter.is_missing("", self._by_journal):
+                while not await self._recall_workers(meter, "") or meter.is_missing("", self._by_journal):
                     await self._journals.close_dead()
+                    await asyncio.sleep(POLL_SECONDS)
                 if not meter.is_recalled or meter.free:
                     await desk.mover.move(meter, meter.surrender)
         except TimeoutError:

@@ -70,23 +70,6 @@ def limits_of(identity: Identity, plan: Plan) -> Iterator[tuple[str, str, Kind, 
         yield key, "balance", "total", identity.key_credit
 
 
-def output_reserve(fields: dict[str, msgspec.Raw]) -> int:
-    """Tokens that the answer may have at most: the caller's own limit times `n`, else `OUTPUT_RESERVE` times `n`.
-
-    The fields have been checked by `formats.openai_chat.parse_request`.
-    """
-    limit = count(fields, "max_completion_tokens") or count(fields, "max_tokens") or OUTPUT_RESERVE
-    return limit * (count(fields, "n") or 1)
-
-
-def count(fields: dict[str, msgspec.Raw], name: str) -> int:
-    """A whole number that has been checked before; 0 where it is missing or null."""
-    raw = fields.get(name)
-    return int(bytes(raw)) if raw is not None and raw != NULL else 0
-
-
-NULL = msgspec.Raw(b"null")
-
 # Refusals
 
 REQUEST_CODES = {
@@ -123,8 +106,8 @@ def refusal_of(meter: Meter, need: int, remaining: int, now: float) -> Refusal:
         return Refusal("INSUFFICIENT_BALANCE", message)
     span = "in all" if meter.window == "total" else f"this {meter.window}"
     message = (
-        f"This request may cost up to ${cost}, and ${left} of the ${render_dollars(meter.limit)} to spend {span} are left "
-        f"({whose} limit). A lower max_tokens costs less."
+        f"This request may cost up to ${cost}, and ${left} of the ${render_dollars(meter.limit)} to spend {span} "
+        f"are left ({whose} limit). A lower max_tokens costs less."
     )
     return Refusal("SPEND_LIMIT_EXCEEDED", message, retry_after=seconds)
 

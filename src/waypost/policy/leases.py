@@ -19,8 +19,11 @@ AHEAD: Final = 32
 HORIZON: Final = 60.0
 """Seconds that a lease is to last."""
 
+MOST: Final = 1 << 60
+"""Limits are cut to this, so that sums of them fit into 64 bits."""
+
 NO_MORE: Final = 1 << 62
-"""A `Move.share` of which nothing is left over."""
+"""A `Move.share` that asks for nothing beyond the need: more than there ever is room for."""
 
 
 def ask_for(need: int, last: int, age: float) -> int:
@@ -140,7 +143,7 @@ class HostMeter:
         self.is_shared = is_shared
         self.is_new = not is_loaded
         self.is_partial = False  # units were taken of which nothing is known here: they count as spent
-        self.limit = NO_MORE if is_loaded else 0  # the highest under which units were taken that are unspent
+        self.limit = MOST if is_loaded else 0  # the highest under which units were taken that are unspent
         self.granted: int | None = None  # units that the host has taken from the store; None: not heard yet
         self.taken: int | None = None  # by all hosts
         self.folded = 0  # spent by journals that are closed

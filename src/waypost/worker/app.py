@@ -29,8 +29,8 @@ from waypost.worker.books import Books
 from waypost.worker.catalogue import Catalogue
 from waypost.worker.forward import keeper_pool
 from waypost.worker.identity import Identities
-from waypost.worker.key_set import fetcher
 from waypost.worker.journal import Journal
+from waypost.worker.key_set import fetcher
 from waypost.worker.leases import Leases
 from waypost.worker.link import Link
 from waypost.worker.natives import Natives

@@ -16,9 +16,9 @@ from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, Fields, decode_fields, encode
 from waypost.formats.usage import estimate_completion, estimate_tokens, parse_usage
 from waypost.messages import Identity
-from waypost.policy.admission import Meter, limit_lines, meters_of, output_reserve, refusal_of
+from waypost.policy.admission import OUTPUT_RESERVE, Meter, limit_lines, meters_of, refusal_of
+from waypost.pricing import Price, prompt_cost, reserve
 from waypost.pricing import cost as cost_of
-from waypost.pricing import prompt_cost, reserve
 from waypost.records import Attempted, Opened, Priced, Settled, Tally, Usage
 from waypost.worker.journal import Journal, JournalUnavailable
 from waypost.worker.leases import Lease, Leases
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from waypost.worker.attempt import Attempt, Outcome
     from waypost.worker.upstreams import Upstream
 
+SHORT = 4096  # bytes of a request that cannot hold an inline file to speak of
 PURSES = 20_000  # callers whose meters are at hand
 RAW_USAGE = 4096  # bytes of an upstream's own usage that a receipt keeps
 NOTHING = Usage()
@@ -37,8 +38,8 @@ NOTHING = Usage()
 class Charge(msgspec.Struct, frozen=True):
     """What one request takes: units of leases, and the same by the meters' names, for the journal."""
 
-    takes: tuple[tuple[Lease, int], ...] = ()
-    holds: tuple[tuple[str, int], ...] = ()
+    takes: list[tuple[Lease, int]]
+    holds: tuple[tuple[str, int], ...]
 
     def take(self) -> bool:
         """All of it or nothing: False where some lease has not got enough."""
@@ -62,26 +63,31 @@ class Purse:
         self.tokens = [lease for meter, lease in leases if meter.what == "tokens"]
         self.money = [lease for meter, lease in leases if meter.what == "money"]
         self.by_use = bool(self.tokens or self.money)
-        counted = [lease for meter, lease in leases if meter.what == "requests"]
-        self.plain = charge_of([(lease, 1) for lease in counted])
-        self.streaming = charge_of([(lease, 1) for meter, lease in leases if meter.what in ("requests", "streams")])
+        self.plain = charge_of([lease for meter, lease in leases if meter.what == "requests"])
+        self.streaming = charge_of([lease for meter, lease in leases if meter.what in ("requests", "streams")])
 
     def charge(self, stream: bool, tokens: int, cost: int) -> Charge:
         """What a request takes that may use so many tokens and nano-dollars."""
         charge = self.streaming if stream else self.plain
         if not self.by_use:
             return charge
-        used = [(lease, tokens) for lease in self.tokens] + [(lease, cost) for lease in self.money]
-        return charge_of([*charge.takes, *used])
+        takes, holds = [*charge.takes], [*charge.holds]
+        for lease in self.tokens:
+            takes.append((lease, tokens))
+            holds.append((lease.name, tokens))
+        for lease in self.money:
+            takes.append((lease, cost))
+            holds.append((lease.name, cost))
+        return Charge(takes, tuple(holds))
 
     def meter(self, lease: Lease) -> Meter:
         """The meter of one of the leases."""
         return next(meter for meter, own in self.leases if own is lease)
 
 
-def charge_of(takes: list[tuple[Lease, int]]) -> Charge:
-    """The charge that takes these."""
-    return Charge(tuple(takes), tuple((lease.name, units) for lease, units in takes))
+def charge_of(leases: list[Lease]) -> Charge:
+    """One unit of each."""
+    return Charge([(lease, 1) for lease in leases], tuple((lease.name, 1) for lease in leases))
 
 
 class Books:
@@ -103,7 +109,7 @@ class Books:
         self._purses: dict[int, Purse] = {}
         self._streams: dict[int, set[Entry]] = {}
         self._refusals: dict[str, int] = {}
-        self._priced: set[str] = set()
+        self.priced: set[str] = set()  # versions that the journal has
         self._look_ups = look_ups
         self._look_ups_told = 0
 
@@ -137,16 +143,17 @@ class Books:
     ) -> Entry:
         """A request's entry; its charge is to be taken, and its line written, by `Entry.admit`. Raises Refusal."""
         purse = self.purse(identity)
-        estimate = estimate_tokens(exchange.body)
+        body = exchange.body
+        # Where nothing is reserved by it, nobody is charged by it but for a request whose worker is killed.
+        estimate = estimate_tokens(body) if purse.by_use or len(body) > SHORT else len(body) // 4
         tokens = cost = 0
         if purse.by_use:
-            output = output_reserve(request.fields)
+            output = (request.max_output or OUTPUT_RESERVE) * request.choices
             tokens = estimate + output
             if purse.money:
                 cost = self._most(identity, chain, estimate, output)
-        return Entry(
-            self, purse, purse.charge(request.stream, tokens, cost), request, chain, estimate, request_id, exchange
-        )
+        charge = purse.charge(request.stream, tokens, cost)
+        return Entry(self, purse, charge, request, chain, estimate, request_id, exchange)
 
     def _most(self, identity: Identity, chain: list[Upstream], prompt: int, completion: int) -> int:
         """The most that a request may cost, whichever upstream serves it. Raises Refusal MODEL_NOT_PRICED."""
@@ -171,15 +178,10 @@ class Books:
         except JournalUnavailable as error:
             raise Refusal("UNAVAILABLE", f"Requests cannot be written down: {error}", retry_after=5) from None
 
-    def price_seen(self, upstream: Upstream) -> str:
-        """The version of an upstream's price, written down once before a line names it; "" where it has none."""
-        price = upstream.price
-        if price is None:
-            return ""
-        if price.version not in self._priced:
-            self.journal.append(Priced(price.version, price.terms))
-            self._priced.add(price.version)
-        return price.version
+    def name_price(self, price: Price) -> None:
+        """Write down what a price is, before the first line that names it."""
+        self.journal.append(Priced(price.version, price.terms))
+        self.priced.add(price.version)
 
     def refused(self, code: str) -> None:
         """Count a refusal."""
@@ -353,6 +355,8 @@ class Entry:
 
     def answered(self) -> None:
         """The whole answer is about to leave."""
+        if self._request.stream:
+            self.began_answer()  # its first byte may be in the same read as its last
         self._settle_used(200, "")
 
     def refused(self, refusal: Refusal) -> None:
@@ -384,7 +388,7 @@ class Entry:
         usage = parse_usage(raw) if raw is not None else None
         if usage is not None:
             return usage, False
-        return Usage(fresh=self._estimate, output=estimate_completion(observed)), True
+        return Usage(fresh=estimate_tokens(self._exchange.body), output=estimate_completion(observed)), True
 
     def _settle(self, status: int, code: str, requests: int, usage: Usage, estimated: bool, raw: bytes) -> None:
         if not self._is_open:
@@ -392,10 +396,13 @@ class Entry:
         self._is_open = False
         books = self._books
         upstream = self.attempt.upstream if self.attempt is not None else None
+        self.attempt = None  # or entry, attempt and relay would hold each other until the collector comes
         tokens = usage.prompt + usage.completion if requests else 0
         price, cost = "", 0
         if upstream is not None and requests and upstream.price is not None:
-            price, cost = books.price_seen(upstream), cost_of(upstream.price, usage)
+            price, cost = upstream.price.version, cost_of(upstream.price, usage)
+            if price not in books.priced:
+                books.name_price(upstream.price)
         books.journal.append(
             Settled(
                 self.id,
