@@ -15,9 +15,10 @@ from waypost.policy.dollars import NANO
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """`catch_up` waits until the books have all that the journals have, False if they cannot. `manage` carries out a message to the accounts
-    and tells every worker what changed. `kill_streams(account)` returns how many it ended. `clock` gives seconds since
-    1970 UTC, `monotonic` seconds that never go back.
+    """`catch_up` waits until the books have all that the journals have; False if they cannot.
+
+    `manage` carries out a message to the accounts and tells every worker what changed. `kill_streams(account)` returns
+    how many it ended. `clock` gives seconds since 1970 UTC, `monotonic` seconds that never go back.
     """
 
     database: Database
