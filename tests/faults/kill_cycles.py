@@ -1,6 +1,7 @@
 """kill -9 under load, again and again, and then the books are held against what clients and simulator saw.
 
     python -m tests.faults.kill_cycles 200 [--target worker|keeper|all|supervisor|mixed] [--seed N] [--workers N]
+                                           [--database sqlite|postgresql]
 
 `all` is every process at once, `supervisor` the supervisor alone. After each kill the load has to get a good answer
 before the next; the moment of a kill is drawn from up to `--pause` seconds. Exit code 1 if a rule is broken.
@@ -9,6 +10,7 @@ before the next; the moment of a kill is drawn from up to `--pause` seconds. Exi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import sys
 import time
@@ -21,6 +23,7 @@ from tests.faults.crowd import Crowd
 from tests.faults.hosts import Host, host
 from tests.faults.scene import accounts, own_simulator, scene, verdict
 from tests.harness import wait_until
+from tests.postgres import running_postgres
 
 TARGETS = ("worker", "keeper", "all", "supervisor")
 
@@ -44,14 +47,24 @@ class Told(msgspec.Struct):
         )
 
 
-def run(cycles: int, target: str, seed: int, *, clients: int = 24, workers: int = 2, pause: float = 2.0) -> Told:
-    """So many kills, and the verdict."""
+def run(
+    cycles: int,
+    target: str,
+    seed: int,
+    *,
+    clients: int = 24,
+    workers: int = 2,
+    pause: float = 2.0,
+    database: str = "sqlite",
+) -> Told:
+    """So many kills, and the verdict. `database` as in the configuration."""
     dice = random.Random(seed)
     began = time.monotonic()
     with own_simulator() as simulator:
         # About two thirds of what these accounts would ask for.
         setting = scene(simulator.base, daily=10 + 12 * cycles, tokens=5000 + 4000 * cycles, clients=clients)
-        with host(setting.config, workers=workers) as served:
+        store = f'[store]\ndatabase = "{database}"\n'
+        with host(store + setting.config, workers=workers) as served:
             crowd = Crowd(lambda: served.address, accounts(served), clients=clients, seed=seed, pause=0.2)
             crowd.start()
             kills: Counter[str] = Counter()
@@ -65,7 +78,7 @@ def run(cycles: int, target: str, seed: int, *, clients: int = 24, workers: int 
                 wait_until(lambda: crowd.seen(200, at), f"a good answer after killing {kind}", 60)  # noqa: B023
                 recoveries.append(time.time() - at)
             log = crowd.stop()
-            findings = verdict(served, simulator, log, setting.limits)
+            findings = verdict(served, simulator, log, setting.limits, database)
             statuses = Counter(asked.status for asked in log)
             return Told(kills, recoveries, statuses, findings, time.monotonic() - began)
 
@@ -93,8 +106,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pause", type=float, default=2.0)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     options = parser.parse_args()
-    told = run(options.cycles, options.target, options.seed, workers=options.workers, pause=options.pause)
+    with contextlib.ExitStack() as stack:
+        database = "sqlite"
+        if options.database == "postgresql":
+            database = stack.enter_context(stack.enter_context(running_postgres()).fresh())
+        told = run(
+            options.cycles,
+            options.target,
+            options.seed,
+            workers=options.workers,
+            pause=options.pause,
+            database=database,
+        )
     print(told)
     return 1 if told.findings.violations else 0
 
