@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from waypost import config
 from waypost.keeper.prices import PriceList, Prices
 from waypost.link import FrameParser, render_frame
-from waypost.messages import FindPrices, PriceRecord, PriceRecords
+from waypost.listing import FindPrices, PriceRecord, PriceRecords
 from waypost.pricing import (
     Charge,
     Price,

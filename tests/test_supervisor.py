@@ -191,7 +191,12 @@ def test_it_ends_in_peace(server: Waypost, how: signal.Signals) -> None:
         assert idle.closed()
     assert not any(map(is_alive, family))
     assert_port_is_free(server)
-    assert sorted(path.name for path in (server.folder / "data").iterdir()) == ["host", "journal", "keeper.lock", "waypost.db"]
+    assert sorted(path.name for path in (server.folder / "data").iterdir()) == [
+        "host",
+        "journal",
+        "keeper.lock",
+        "waypost.db",
+    ]
     assert "Traceback" not in server.log.read_text()
 
 

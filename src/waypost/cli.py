@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from waypost.config import Config, Price
     from waypost.keys import KeyKind
-    from waypost.messages import AnyMessage, KeyTerms, NativeRecord
+    from waypost.listing import NativeRecord
+    from waypost.messages import AnyMessage, KeyTerms
     from waypost.worker.catalogue import Facts
 
 app = cyclopts.App(

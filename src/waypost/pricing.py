@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from waypost import config
-from waypost.messages import PriceRecord
+from waypost.listing import PriceRecord
 from waypost.records import Usage
 
 MILLION: Final = 1_000_000

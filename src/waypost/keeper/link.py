@@ -10,19 +10,17 @@ from waypost.keeper.accounts import Accounts
 from waypost.keeper.meters import Meters
 from waypost.keeper.prices import Prices
 from waypost.link import Framed
+from waypost.listing import FindNative, FindPrices, ListNatives
 from waypost.messages import (
     PROTOCOL,
     AnyMessage,
     Failed,
-    FindNative,
-    FindPrices,
     Forget,
     ForgetAccount,
     ForgetAll,
     Hello,
     KilledStreams,
     KillStreams,
-    ListNatives,
     Trouble,
     VerifyLedger,
     Welcome,

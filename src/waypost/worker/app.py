@@ -17,9 +17,10 @@ import uvloop
 
 from waypost import config, errors, journal_file
 from waypost.errors import Refusal
+from waypost.http.exchange import Exchange
 from waypost.http.message import Limits
 from waypost.http.pool import Names
-from waypost.http.server import Exchange, Server
+from waypost.http.server import Server
 from waypost.http.timers import Deadlines
 from waypost.ids import Minter
 from waypost.link import socket_path

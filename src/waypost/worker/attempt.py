@@ -10,7 +10,7 @@ import msgspec
 
 from waypost.formats.openai_chat import is_context_length, parse_error
 from waypost.http.client import BROKEN, BUSY, CLOSED, TIMEOUT, ClientConnection, UpstreamFailure, find_header
-from waypost.http.server import Exchange
+from waypost.http.exchange import Exchange
 from waypost.http.timers import NEVER, Deadlines
 from waypost.worker.books import Entry
 from waypost.worker.relay import Relay, UpstreamError, WholeRelay

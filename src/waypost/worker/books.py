@@ -25,7 +25,7 @@ from waypost.worker.leases import Lease, Leases
 from waypost.worker.link import KeeperUnavailable
 
 if TYPE_CHECKING:
-    from waypost.http.server import Exchange
+    from waypost.http.exchange import Exchange
     from waypost.worker.attempt import Attempt, Outcome
     from waypost.worker.upstreams import Upstream
 

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Iterable
 
 from waypost.errors import Refusal
-from waypost.messages import AnyMessage, Failed, FindPrices, PriceRecords
+from waypost.listing import FindPrices, PriceRecords
+from waypost.messages import AnyMessage, Failed
 from waypost.pricing import Price, configured_price, listed_price
 from waypost.worker.link import KeeperUnavailable, Link
 from waypost.worker.upstreams import Snapshot, Upstream

@@ -11,7 +11,7 @@ import msgspec
 from waypost import config
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
-from waypost.http.server import Exchange
+from waypost.http.exchange import Exchange
 from waypost.messages import Identity
 from waypost.worker.answers import end_killed, refuse, success_headers
 from waypost.worker.attempt import Attempt, Outcome
