@@ -14,28 +14,30 @@ from typing import Any
 
 import msgspec
 
-from waypost.completion import BadAnswer
 from waypost.formats import cohere_embeddings
 from waypost.formats.bedrock_converse import parse_error
-from waypost.formats.embeddings import Embed, Embedded, unheard
-from waypost.formats.format import Rendered, Unsupported, encode
+from waypost.formats.format import Model, Rendered, Unsupported, encode
+from waypost.formats.openai_embeddings import Embeddings, EmbeddingsRequest
 
-__all__ = ["TOKENS_HEADER", "parse_embedded", "parse_error", "render_embed"]
+__all__ = ["TOKENS_HEADER", "parse_embeddings", "parse_error", "render_embeddings"]
 
 TOKENS_HEADER = "x-amzn-bedrock-input-token-count"
-OWN = cohere_embeddings.OWN | {"normalize", "embeddingPurpose"}
+# Nova's words for what a vector is for.
+PURPOSES = {
+    "search_query": "TEXT_RETRIEVAL", "classification": "CLASSIFICATION", "clustering": "CLUSTERING",
+}  # fmt: skip
 
 
 class NovaVector(msgspec.Struct, frozen=True):
     """One of Nova's."""
 
-    embedding: list[float]
+    embedding: tuple[float, ...]
 
 
 class Titan(msgspec.Struct, frozen=True, rename="camel"):
     """Titan's answer."""
 
-    embedding: list[float]
+    embedding: tuple[float, ...]
     input_text_token_count: int | None = None
 
 
@@ -49,77 +51,84 @@ decode_titan = msgspec.json.Decoder(Titan).decode
 decode_nova = msgspec.json.Decoder(Nova).decode
 
 
-def render_titan_1(wanted: Embed, id: str) -> list[dict[str, Any]]:
+def render_titan_1(asked: EmbeddingsRequest, model: Model) -> list[dict[str, Any]]:
     """Titan's first: vectors of one length."""
-    if wanted.dimensions is not None:
-        raise Unsupported("dimensions", f"{id} makes vectors of one length only")
-    return [{"inputText": text} for text in wanted.texts]
+    if asked.dimensions is not None:
+        raise Unsupported("dimensions", f"{model.id} makes vectors of one length only")
+    return [{"inputText": text} for text in asked.inputs]
 
 
-def render_titan_2(wanted: Embed, id: str) -> list[dict[str, Any]]:
+def render_titan_2(asked: EmbeddingsRequest, model: Model) -> list[dict[str, Any]]:
     """Titan's second."""
-    said: dict[str, Any] = {} if wanted.dimensions is None else {"dimensions": wanted.dimensions}
-    said["normalize"] = wanted.other.get("normalize", True)
-    return [{"inputText": text, **said} for text in wanted.texts]
+    said: dict[str, Any] = {} if asked.dimensions is None else {"dimensions": asked.dimensions}
+    said["normalize"] = asked.other.get("normalize", True)
+    return [{"inputText": text, **said} for text in asked.inputs]
 
 
-def render_titan_image(wanted: Embed, id: str) -> list[dict[str, Any]]:
+def render_titan_image(asked: EmbeddingsRequest, model: Model) -> list[dict[str, Any]]:
     """Titan's for text and pictures."""
-    config = {} if wanted.dimensions is None else {"embeddingConfig": {"outputEmbeddingLength": wanted.dimensions}}
-    return [{"inputText": text, **config} for text in wanted.texts]
+    config = {} if asked.dimensions is None else {"embeddingConfig": {"outputEmbeddingLength": asked.dimensions}}
+    return [{"inputText": text, **config} for text in asked.inputs]
 
 
-def render_nova(wanted: Embed, id: str) -> list[dict[str, Any]]:
+def render_nova(asked: EmbeddingsRequest, model: Model) -> list[dict[str, Any]]:
     """Nova's for everything."""
-    size = {} if wanted.dimensions is None else {"embeddingDimension": wanted.dimensions}
-    purpose = wanted.word("embeddingPurpose", "GENERIC_INDEX")
-    mode = wanted.word("truncate", "NONE")
+    size = {} if asked.dimensions is None else {"embeddingDimension": asked.dimensions}
+    purpose = PURPOSES.get(asked.input_type, "GENERIC_INDEX")
+    purpose_said = asked.other.get("embeddingPurpose", purpose)
+    mode = asked.other.get("truncate", "NONE")
     return [
         {
             "taskType": "SINGLE_EMBEDDING",
             "singleEmbeddingParams": {
-                "embeddingPurpose": purpose,
+                "embeddingPurpose": purpose_said,
                 **size,
                 "text": {"value": text, "truncationMode": mode},
             },
         }
-        for text in wanted.texts
+        for text in asked.inputs
     ]
 
 
-FAMILIES: tuple[tuple[re.Pattern[str], Callable[[Embed, str], list[dict[str, Any]]]], ...] = (
-    (re.compile(r"titan-embed-text-v1|titan-embed-g1"), render_titan_1),
-    (re.compile(r"titan-embed-image"), render_titan_image),
-    (re.compile(r"titan-embed"), render_titan_2),
-    (re.compile(r"nova.*embed"), render_nova),
-    (re.compile(r"cohere\.embed"), cohere_embeddings.render_texts),
+class Family(msgspec.Struct, frozen=True):
+    """Ids of models, how they are asked, and the fields of their own that a caller may send."""
+
+    pattern: str
+    render: Callable[[EmbeddingsRequest, Model], list[dict[str, Any]]]
+    own: frozenset[str] = frozenset()
+    has_purpose: bool = False  # it is told what a vector is for
+
+
+FAMILIES = (
+    Family(r"titan-embed-text-v1|titan-embed-g1", render_titan_1),
+    Family(r"titan-embed-image", render_titan_image),
+    Family(r"titan-embed", render_titan_2, frozenset({"normalize"})),
+    Family(r"nova.*embed", render_nova, frozenset({"truncate", "embeddingPurpose"}), True),
+    Family(r"cohere\.embed", cohere_embeddings.render_texts, cohere_embeddings.OWN, True),
 )
 
 
-def render_embed(wanted: Embed, id: str) -> tuple[Rendered, ...]:
-    """As many requests as the family needs. Raises Unsupported, Refusal."""
-    render = next((render for pattern, render in FAMILIES if pattern.search(id)), None)
-    if render is None:
-        raise Unsupported("model", f"{id} is not known to make embeddings")
-    path = f"/model/{urllib.parse.quote(id, safe='')}/invoke"
-    dropped = unheard(wanted, OWN)
-    return tuple(Rendered(path=path, body=encode(body), dropped=dropped) for body in render(wanted, id))
+def render_embeddings(asked: EmbeddingsRequest, model: Model) -> tuple[Rendered, ...]:
+    """The requests that it takes, in the order of their texts. Raises Unsupported."""
+    family = next((one for one in FAMILIES if re.search(one.pattern, model.id)), None)
+    if family is None:
+        raise Unsupported("model", f"{model.id} is not known to make embeddings")
+    path = f"/model/{urllib.parse.quote(model.id, safe='')}/invoke"
+    dropped = [name for name in asked.other if name not in family.own]
+    if asked.input_type and not family.has_purpose:
+        dropped.append("input_type")
+    return tuple(Rendered(path=path, body=encode(body), dropped=tuple(dropped)) for body in family.render(asked, model))
 
 
-def parse_embedded(body: bytes) -> Embedded:
+def parse_embeddings(body: bytes) -> Embeddings:
     """An answer of any family: they can be told apart. Raises BadAnswer."""
     try:
         titan = decode_titan(body)
-        tokens = titan.input_text_token_count
-        raw = None if tokens is None else msgspec.Raw(encode({"inputTextTokenCount": tokens}))
-        return Embedded(vectors=(titan.embedding,), tokens=tokens, raw_usage=raw)
+        return Embeddings(vectors=(titan.embedding,), tokens=titan.input_text_token_count)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return Embedded(vectors=tuple(one.embedding for one in decode_nova(body).embeddings))
+        return Embeddings(vectors=tuple(one.embedding for one in decode_nova(body).embeddings))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    try:
-        return cohere_embeddings.parse_embedded(body)
-    except BadAnswer:
-        raise BadAnswer("the upstream's answer has no embeddings") from None
+    return cohere_embeddings.parse_embeddings(body)
