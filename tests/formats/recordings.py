@@ -22,8 +22,24 @@ WIRE = pathlib.Path(__file__).parents[3] / "shared" / "wire"
 # provider → the module of its format, and which URLs are chat
 FORMATS: dict[str, tuple[str, str]] = {
     "anthropic": ("anthropic_messages", r"/messages$"),
+    "bedrock": ("bedrock_converse", r"/converse(-stream)?$"),
+    "cohere": ("cohere", r"/chat$"),
     "gemini": ("gemini", r":(generate|streamGenerate)Content$"),
     "vertex": ("gemini", r":(generate|streamGenerate)Content$"),
+    **dict.fromkeys(
+        (
+            "openai",
+            "azure",
+            "cerebras",
+            "deepseek",
+            "groq",
+            "huggingface",
+            "mistral",
+            "ollama",
+            "openrouter",
+        ),
+        ("openai_compatible", r"/chat/completions$"),
+    ),
 }
 
 

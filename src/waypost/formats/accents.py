@@ -1,0 +1,290 @@
+"""The accents of OpenAI's format: what each provider that speaks it wants differently. Data alone.
+
+`accented.py` applies it; nothing else asks for a provider's name. A provider without a row gets `UNKNOWN`.
+
+Sources: the API references of the providers (api-docs.deepseek.com, console.groq.com/docs/openai, docs.mistral.ai,
+docs.x.ai, openrouter.ai/docs, docs.perplexity.ai, inference-docs.cerebras.ai, platform.kimi.ai, docs.z.ai,
+help.aliyun.com/model-studio, platform.minimax.io, docs.sambanova.ai, docs.nvidia.com/nim, docs.together.ai,
+docs.fireworks.ai, docs.ollama.com, docs.vllm.ai, llama.cpp's server README, lmstudio.ai/docs), read in 2026-08, and
+recorded exchanges. What a page does not say stays as OpenAI has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from waypost.chat import Effort
+
+Json = dict[str, Any]
+Shape = Literal["json_object", "json_schema"]
+EVERY: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+THREE: tuple[Effort, ...] = ("low", "medium", "high")
+
+
+class Switch(msgspec.Struct, frozen=True, kw_only=True):
+    """How thinking is asked for, of models whose id has `models` in it (a pattern); paths are dotted."""
+
+    models: str = ""
+    native: frozenset[str] = frozenset()  # of the caller's own ways to ask, those that are understood as they stand
+    on: Json = {}
+    off: Json | None = None  # None: it can't be turned off, and goes as low as it can
+    effort: str = ""  # where the word goes
+    efforts: tuple[Effort, ...] = ()  # the words it has, least first
+    budget: str = ""  # where the number of tokens goes
+
+
+class ForModels(msgspec.Struct, frozen=True):
+    """Something that holds for models whose id has the pattern in it."""
+
+    models: str
+    drops: frozenset[str] = frozenset()
+    adds: Json = {}  # unless the caller has said it
+
+
+class Accent(msgspec.Struct, frozen=True, kw_only=True):
+    """One provider's. Defaults are OpenAI's own ways."""
+
+    limit: Literal["", "max_tokens", "max_completion_tokens"] = ""  # the one it knows; "" where it knows both
+    limit_models: str = ""  # … of models whose id has this pattern in it
+    developer: bool = True  # the role; else it is a system message
+    renames: dict[str, str] = {}  # top-level fields
+    drops: frozenset[str] = frozenset()  # top-level fields that it refuses
+    special: tuple[ForModels, ...] = ()
+    many: bool = True  # n may be more than 1
+    stream_usage: bool = True  # it knows stream_options; else it says its usage anyway
+    shapes: frozenset[Shape] = frozenset({"json_object", "json_schema"})  # of response_format
+    strict: bool = True  # function.strict may stand in a tool
+    choices: dict[str, str] = {}  # words of tool_choice that it spells otherwise
+    refuses: frozenset[str] = frozenset()  # ways to say tool_choice that it does not have: required, function
+    names: bool = True  # messages may have a name
+    call_id: str = ""  # the only ids of calls that it takes: a pattern
+    documents: Literal["file", "document_url"] = "file"  # how a document is written
+    switches: tuple[Switch, ...] = ()
+    replay: Literal["", "reasoning_content", "reasoning", "parts"] = ""  # how an assistant's reasoning comes back
+    keeps: frozenset[str] = frozenset()  # extensions in messages that it understands: reasoning_details, cache_control
+    finish: dict[str, str] = {}  # finish reasons of its own
+    sources: str = ""  # a top-level list of pages that the answer rests on: objects with url and title
+    is_plain: bool = False  # its answers are OpenAI's, byte for byte
+
+
+WORD = Switch(native=frozenset({"reasoning_effort"}), effort="reasoning_effort", efforts=THREE, on={})
+GPT_OSS = Switch(
+    models="gpt-oss", native=frozenset({"reasoning_effort"}), effort="reasoning_effort", efforts=THREE,
+    on={"reasoning_effort": "medium"},
+)  # fmt: skip
+THINKING_TYPE = Switch(on={"thinking": {"type": "enabled"}}, off={"thinking": {"type": "disabled"}})
+# Chat templates know it by one of two names; what a template does not know it ignores.
+TEMPLATE = Switch(
+    native=frozenset({"reasoning_effort"}),
+    on={"chat_template_kwargs": {"enable_thinking": True, "thinking": True}},
+    off={"chat_template_kwargs": {"enable_thinking": False, "thinking": False}},
+)
+OPENAI_SWITCHES = (
+    Switch(
+        models=r"gpt-5(\.\d+)?-(chat|pro)|^o\d", native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
+        efforts=THREE, on={"reasoning_effort": "medium"},
+    ),
+    Switch(
+        models=r"gpt-5\.[1-9]", native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
+        efforts=("none", "low", "medium", "high", "xhigh"), on={"reasoning_effort": "medium"},
+        off={"reasoning_effort": "none"},
+    ),
+    Switch(
+        models=r"gpt-5", native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
+        efforts=("minimal", "low", "medium", "high"), on={"reasoning_effort": "medium"},
+    ),
+    Switch(native=frozenset({"reasoning_effort"})),  # it says itself what it thinks of it
+)  # fmt: skip
+THINKERS = r"(^|/)(o\d|gpt-5)"  # OpenAI's models that take max_completion_tokens alone
+
+OPENAI = Accent(limit="max_completion_tokens", limit_models=THINKERS, switches=OPENAI_SWITCHES, is_plain=True)
+UNKNOWN = Accent(developer=False, switches=(WORD,), replay="reasoning_content")
+"""Of a provider that nothing is known of but that it speaks OpenAI's format."""
+
+ACCENTS: dict[str, Accent] = {
+    "openai": OPENAI,
+    "azure": OPENAI,
+    "github": msgspec.structs.replace(OPENAI, drops=frozenset({"store", "metadata", "service_tier"})),
+    "deepseek": Accent(
+        limit="max_tokens", developer=False, many=False, shapes=frozenset({"json_object"}), replay="reasoning_content",
+        drops=frozenset({"logit_bias", "seed", "service_tier", "store", "parallel_tool_calls"}),
+        switches=(msgspec.structs.replace(THINKING_TYPE, effort="reasoning_effort", efforts=("high", "max")),),
+        finish={"insufficient_system_resource": "length"},
+    ),
+    "groq": Accent(
+        developer=False, many=False, names=False, replay="reasoning",
+        drops=frozenset({"logit_bias", "logprobs", "top_logprobs", "store", "metadata"}),
+        special=(ForModels(r"qwen|deepseek|gpt-oss", adds={"reasoning_format": "parsed"}),),
+        switches=(
+            GPT_OSS,
+            Switch(models="qwen", on={"reasoning_effort": "default"}, off={"reasoning_effort": "none"}),
+        ),
+    ),
+    "together": Accent(
+        limit="max_tokens", developer=False, replay="reasoning", drops=frozenset({"service_tier", "store"}),
+        switches=(
+            GPT_OSS,
+            Switch(
+                native=frozenset({"reasoning", "reasoning_effort"}), on={"reasoning": {"enabled": True}},
+                off={"reasoning": {"enabled": False}},
+            ),
+        ),
+    ),
+    "fireworks": Accent(
+        developer=False, replay="reasoning_content",
+        switches=(
+            Switch(
+                native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
+                efforts=("none", "low", "medium", "high"), on={"reasoning_effort": "medium"},
+                off={"reasoning_effort": "none"},
+            ),
+        ),
+    ),
+    "xai": Accent(
+        drops=frozenset({"logit_bias"}),
+        special=(
+            ForModels(
+                r"grok-(3-mini|code|[4-9])",
+                drops=frozenset({"presence_penalty", "frequency_penalty", "stop"}),
+            ),
+        ),
+        switches=(
+            Switch(
+                models="grok-3-mini", effort="reasoning_effort", efforts=("low", "high"),
+                on={"reasoning_effort": "low"},
+            ),
+            Switch(
+                models=r"grok-(4\.[3-9](?!\d)|[5-9]|latest)", native=frozenset({"reasoning_effort"}),
+                effort="reasoning_effort", efforts=("none", "low", "medium", "high"),
+                on={"reasoning_effort": "medium"}, off={"reasoning_effort": "none"},
+            ),
+        ),
+        replay="reasoning_content",
+    ),
+    "openrouter": Accent(
+        replay="reasoning",
+        keeps=frozenset({"reasoning", "reasoning_content", "reasoning_details", "cache_control"}),
+        switches=(
+            Switch(
+                native=frozenset({"reasoning", "reasoning_effort"}), on={"reasoning": {"enabled": True}},
+                off={"reasoning": {"enabled": False}}, effort="reasoning.effort", efforts=EVERY,
+                budget="reasoning.max_tokens",
+            ),
+        ),
+    ),
+    "mistral": Accent(
+        limit="max_tokens", developer=False, renames={"seed": "random_seed"}, choices={"required": "any"},
+        call_id="[a-zA-Z0-9]{9}", documents="document_url", replay="parts", stream_usage=False,
+        drops=frozenset({"logit_bias", "logprobs", "top_logprobs", "user", "service_tier", "store", "top_k"}),
+        switches=(
+            Switch(models="magistral", on={"prompt_mode": "reasoning"}),
+            Switch(
+                models=r"mistral-(small|medium)", on={"reasoning_effort": "high"}, off={"reasoning_effort": "none"},
+            ),
+        ),
+        finish={"model_length": "length"},
+    ),
+    "perplexity": Accent(
+        limit="max_tokens", developer=False, many=False, shapes=frozenset({"json_schema"}), sources="search_results",
+        drops=frozenset({
+            "logit_bias", "logprobs", "top_logprobs", "seed", "stop", "parallel_tool_calls", "service_tier", "store",
+            "user", "metadata",
+        }),
+        switches=(
+            Switch(
+                models="deep-research|reasoning", native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
+                efforts=("minimal", "low", "medium", "high"), on={},
+            ),
+        ),
+    ),
+    "cerebras": Accent(
+        limit="max_completion_tokens", developer=False, many=False, replay="reasoning",
+        drops=frozenset({"frequency_penalty", "presence_penalty", "logit_bias", "prompt_cache_key"}),
+        switches=(GPT_OSS, Switch(models="glm", on={}, off={"reasoning_effort": "none"})),
+    ),
+    "moonshot": Accent(
+        limit="max_completion_tokens", developer=False, strict=False, replay="reasoning_content",
+        drops=frozenset({"logit_bias", "logprobs", "top_logprobs", "service_tier", "store"}),
+        special=(
+            ForModels(
+                r"kimi-k(2\.[5-9]|[3-9])",
+                drops=frozenset({"temperature", "top_p", "frequency_penalty", "presence_penalty"}),
+            ),
+        ),
+        switches=(
+            Switch(models=r"kimi-k[3-9]", effort="reasoning_effort", efforts=("low", "high", "max"), on={}),
+            Switch(models=r"kimi-k2\.[7-9]-code|thinking", on={}),
+            msgspec.structs.replace(THINKING_TYPE, models=r"kimi-k2\.[5-9]"),
+        ),
+    ),
+    "zhipu": Accent(
+        limit="max_tokens", developer=False, many=False, strict=False, shapes=frozenset({"json_object"}),
+        refuses=frozenset({"required", "function"}), replay="reasoning_content",
+        drops=frozenset({
+            "logit_bias", "logprobs", "top_logprobs", "seed", "frequency_penalty", "presence_penalty", "user",
+            "parallel_tool_calls", "service_tier", "store",
+        }),
+        switches=(THINKING_TYPE,),
+        finish={"sensitive": "content_filter", "model_context_window_exceeded": "length"},
+    ),
+    "dashscope": Accent(
+        limit="max_tokens", developer=False, replay="reasoning_content", keeps=frozenset({"cache_control"}),
+        refuses=frozenset({"required"}), drops=frozenset({"logit_bias", "service_tier", "store"}),
+        switches=(
+            Switch(
+                native=frozenset(), on={"enable_thinking": True}, off={"enable_thinking": False},
+                budget="thinking_budget",
+            ),
+        ),
+    ),
+    "minimax": Accent(
+        limit="max_completion_tokens", developer=False, many=False, strict=False, shapes=frozenset(),
+        replay="reasoning_content", keeps=frozenset({"reasoning_details"}),
+        drops=frozenset({
+            "logit_bias", "logprobs", "top_logprobs", "seed", "frequency_penalty", "presence_penalty",
+            "parallel_tool_calls", "service_tier", "store",
+        }),
+        special=(ForModels("", adds={"reasoning_split": True}),),
+        switches=(
+            Switch(models="M3", on={"thinking": {"type": "adaptive"}}, off={"thinking": {"type": "disabled"}}),
+            Switch(on={}),
+        ),
+    ),
+    "sambanova": Accent(
+        developer=False, many=False, replay="reasoning",
+        drops=frozenset({
+            "logit_bias", "logprobs", "top_logprobs", "seed", "frequency_penalty", "presence_penalty", "service_tier",
+            "store",
+        }),
+        switches=(GPT_OSS, TEMPLATE),
+    ),
+    "nvidia": Accent(
+        limit="max_tokens", developer=False, replay="reasoning_content", drops=frozenset({"service_tier", "store"}),
+        switches=(GPT_OSS, TEMPLATE),
+    ),
+    "huggingface": Accent(developer=False, replay="reasoning", switches=(WORD,)),
+    "ollama": Accent(
+        limit="max_tokens", developer=False, many=False, replay="reasoning",
+        drops=frozenset({"logit_bias", "user", "service_tier", "store", "parallel_tool_calls"}),
+        switches=(
+            Switch(
+                native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
+                efforts=("none", "low", "medium", "high"), on={"reasoning_effort": "medium"},
+                off={"reasoning_effort": "none"},
+            ),
+        ),
+    ),
+    "vllm": Accent(developer=False, replay="reasoning", switches=(GPT_OSS, TEMPLATE)),
+    "llama.cpp": Accent(limit="max_tokens", developer=False, replay="reasoning_content", switches=(TEMPLATE,)),
+    "lmstudio": Accent(
+        limit="max_tokens", developer=False, many=False, shapes=frozenset({"json_schema"}), replay="reasoning_content",
+        switches=(WORD,),
+    ),
+}  # fmt: skip
+
+
+def accent_of(provider: str) -> Accent:
+    """By a provider's name in `providers.py`, or by what the configuration calls its own."""
+    return ACCENTS.get(provider, UNKNOWN)
