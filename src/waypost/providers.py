@@ -47,6 +47,23 @@ TABLE: tuple[Provider, ...] = (
     Provider("sambanova", "https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY", prices=None),
     Provider("nvidia", "https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY", prices=None),
     Provider("huggingface", "https://router.huggingface.co/v1", "HF_TOKEN", prices=None),
+    Provider("github", "https://models.github.ai/inference", "GITHUB_TOKEN", prices=None),
+    Provider("ollama", "http://localhost:11434/v1", "OLLAMA_API_KEY", prices=None),
+    Provider("vllm", "http://localhost:8000/v1", "VLLM_API_KEY", prices=None),
+    Provider("llama.cpp", "http://localhost:8080/v1", "LLAMA_API_KEY", prices=None),
+    Provider("lmstudio", "http://localhost:1234/v1", "LM_API_TOKEN", prices=None),
+    Provider("anthropic", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", "anthropic"),
+    Provider("gemini", "https://generativelanguage.googleapis.com/v1beta", "GEMINI_API_KEY", "gemini", prices="google"),
+    Provider("cohere", "https://api.cohere.com/v2", "CO_API_KEY", "cohere"),
 )
 
-BY_NAME: dict[str, Provider] = {row.name: row for row in TABLE}
+# Those that a key alone does not reach: whose customer, and where, is said in the configuration.
+PLACED: tuple[Provider, ...] = (
+    Provider("azure", "https://{resource}.openai.azure.com/openai", "AZURE_OPENAI_API_KEY"),
+    Provider("vertex", "https://{location}-aiplatform.googleapis.com/v1", "", "gemini", prices="google"),
+    Provider(
+        "bedrock", "https://bedrock-runtime.{region}.amazonaws.com", "AWS_BEARER_TOKEN_BEDROCK", "bedrock", prices="aws"
+    ),
+)
+
+BY_NAME: dict[str, Provider] = {row.name: row for row in (*TABLE, *PLACED)}

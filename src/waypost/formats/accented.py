@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from waypost.chat import Object
-from waypost.formats.accents import Accent, ForModels, Json
+from waypost.formats.accents import Accent, ForModels, Json, Switch
 from waypost.formats.format import BUDGETS, EFFORTS, Unsupported, encode, invalid, nearest_effort
 from waypost.formats.openai_chat import NULL, TRUE, Fields
 from waypost.formats.openai_request import DECODERS, decode_field, parse_reasoning
@@ -116,8 +116,6 @@ def rename(said: Saying, accent: Accent, model: str) -> None:
     """Fields under the names that the provider knows. Raises Unsupported for more answers than one."""
     if not accent.many and said.fields.get("n", NULL) not in (ONE, NULL):
         raise Unsupported("n", f"{model} gives one answer at a time")
-    if not accent.many:
-        said.remove("n")
     for theirs, ours in accent.renames.items():
         if theirs in said.fields:
             value = said.fields[theirs]
@@ -210,8 +208,10 @@ def plain_tool(tool: Object, accent: Accent) -> Object:
 
 def think(said: Saying, accent: Accent, model: str) -> tuple[list[str], bool]:
     """The caller's wish in the provider's words; the names of what it can't be told, and whether to hide it."""
-    asked = [name for name in WISHES if said.fields.get(name, NULL) != NULL]
+    asked = sorted(name for name in WISHES if said.fields.get(name, NULL) != NULL)
     switch = next((one for one in accent.switches if re.search(one.models, model)), None)
+    if switch is not None and asked and all(is_word_of(switch, name, said.fields[name]) for name in asked):
+        return [], False
     wish = parse_reasoning({name: decode_field(name, said.fields[name], DECODERS[name]) for name in asked})
     if switch is not None and set(asked) <= switch.native:
         return [], wish.exclude
@@ -236,6 +236,11 @@ def think(said: Saying, accent: Accent, model: str) -> tuple[list[str], bool]:
     for name, value in made.items():
         said.set(name, encode(completed(said.fields.get(name), value)))
     return [], wish.exclude
+
+
+def is_word_of(switch: Switch, name: str, value: msgspec.Raw) -> bool:
+    """Has the caller said it in the provider's own words?"""
+    return any(name in said and msgspec.Raw(encode(said[name])) == value for said in (switch.on, switch.off or {}))
 
 
 def effort_for(budget: int) -> Any:
