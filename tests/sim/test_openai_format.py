@@ -10,6 +10,7 @@ from waypost.sim import openai_format
 from waypost.sim.answers import Answer, Choice, Question, ToolCall, Usage, decide
 from waypost.sim.options import Behaviour
 from waypost.sim.script import Refusal
+from waypost.sim.target import Target
 
 HEAD = (
     'data: {"id":"chatcmpl-x1","object":"chat.completion.chunk","created":7,"model":"m","service_tier":"default",'
@@ -19,7 +20,7 @@ NULL = '"logprobs":null,"finish_reason":null}'
 
 
 def parse(**body: Any) -> Question:
-    return openai_format.parse_question(json.dumps({"model": "m", "messages": [], **body}).encode())
+    return openai_format.parse_question(json.dumps({"model": "m", "messages": [], **body}).encode(), Target())
 
 
 def stream(question: Question, answer: Answer, behaviour: Behaviour | None = None) -> list[str]:

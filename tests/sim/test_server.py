@@ -79,7 +79,7 @@ def test_expect_continue_chunked_body_and_connection_close(sim: Running) -> None
     ("body", "status", "says"),
     [
         (b'{"model":', b"400", "could not parse"),
-        (b'{"messages":[]}', b"400", "missing required field `model`"),
+        (b'{"messages":[]}', b"400", "must provide a model"),
         (b'{"model":"cut-aftr-3","messages":[]}', b"404", "cut-aftr-3"),
         (b'{"model":"demo+nonsense","messages":[]}', b"404", "nonsense"),
     ],

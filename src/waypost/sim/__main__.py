@@ -6,7 +6,7 @@ import argparse
 import pathlib
 
 from waypost.sim.app import run
-from waypost.sim.faults import render_list
+from waypost.sim.names import render_list
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from waypost.sim import phrases
 from waypost.sim.json_example import Hints, example_json
 from waypost.sim.options import Behaviour
 
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "malformed"]
 
 _NONCE = re.compile(r"nonce:[A-Za-z0-9_-]+")
 _PLACES = re.compile(
@@ -31,13 +31,33 @@ class Tool(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
 
 
-class Question(msgspec.Struct, frozen=True):
-    """A chat request, whatever format it came in.
+class Media(msgspec.Struct, frozen=True):
+    """An image, document or the like in a message; `label` is its type and size, or its address."""
 
-    `asked` is the text of the last user message; `prompt` the text of all messages joined by line feeds;
-    `tool_results` the tool messages after the last other one; `called` the names of the tools called so far.
+    kind: str
+    label: str
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """What is to be embedded, and how: `encodings` as the format names them; dimensions None for the model's own."""
+
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+    encodings: tuple[str, ...] = ()
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A request, whatever format it came in.
+
+    `asked` is the text of the last user message, `media` what came with it; `prompt` the text of all messages joined
+    by line feeds; `tool_results` the tool messages after the last other one, `tool_result_ids` the calls they answer;
+    `called` the names of the tools called so far.
     `tool_choice` is auto, none, required or the name of a tool after a colon (`:get_weather`).
     `schema` is the JSON schema the answer has to satisfy, {} for any object, None for text.
+    `reasoning_shown` is False where the model is to think but keep it to itself.
+    `cached` tells whether the prompt's beginning is taken from a cache; `cache_written` is the lifetime asked for
+    where the caller has the rest of it written to one (`5m`, `1h`).
+    `embedding` is there where the request is no chat at all.
     """
 
     model: str
@@ -55,6 +75,12 @@ class Question(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
+    media: tuple[Media, ...] = ()
+    tool_result_ids: tuple[str, ...] = ()
+    reasoning_shown: bool = True
+    cached: bool = True
+    cache_written: str | None = None
+    embedding: Embedding | None = None
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -66,21 +92,26 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """One of the answer's choices. With `tool_calls` the text is empty."""
+    """One of the answer's choices. With `tool_calls` the text is empty. `stop` is the stop sequence that ended it."""
 
     text: str
     reasoning: str
     tool_calls: tuple[ToolCall, ...]
     finish_reason: FinishReason
+    stop: str | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens: one for every four characters, begun ones counted. `completion` includes `reasoning`."""
+    """Tokens: one for every four characters, begun ones counted. `completion` includes `reasoning`.
+
+    `prompt` includes `cached` and `written`: read from a cache and written to one.
+    """
 
     prompt: int
     cached: int
     completion: int
     reasoning: int
+    written: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -95,6 +126,8 @@ def decide(question: Question, behaviour: Behaviour) -> Answer:
     """The answer to a question. The same question gets the same answer, whatever options its model name carries."""
     digest = hashlib.blake2b(f"{behaviour.name}\0{question.prompt}".encode("utf-8", "replace"), digest_size=8)
     seed = int.from_bytes(digest.digest(), "big")
+    if question.embedding is not None:
+        return Answer(seed, (), Usage(sum(tokens(text) for text in question.embedding.texts), 0, 0, 0))
     choices = tuple(_choice(question, behaviour, seed + index) for index in range(question.n))
     return Answer(seed, choices, _usage(question, behaviour, choices))
 
@@ -120,6 +153,8 @@ def places(text: str) -> list[str]:
 
 
 def _choice(question: Question, behaviour: Behaviour, seed: int) -> Choice:
+    if behaviour.blocked or behaviour.malformed:
+        return Choice("", "", (), "malformed" if behaviour.malformed else "content_filter")
     thinking = question.reasoning or "-thinking" in behaviour.name
     reasoning = phrases.reasoning(_without_nonce(question.asked)) if thinking else ""
     finish: FinishReason = "content_filter" if behaviour.content_filter else "stop"
@@ -127,12 +162,13 @@ def _choice(question: Question, behaviour: Behaviour, seed: int) -> Choice:
     text = "" if calls else _text(question, behaviour, seed)
     if calls:
         finish = "tool_calls"
-    cuts = [at for stop in question.stop if stop and (at := text.find(stop)) >= 0]
+    cuts = [(at, stop) for stop in question.stop if stop and (at := text.find(stop)) >= 0]
+    hit = None
     if cuts:
-        text = text[: min(cuts)]
-    if question.max_tokens is None:
-        return Choice(text, reasoning, calls, finish)
-    return _within(Choice(text, reasoning, calls, finish), question.max_tokens)
+        at, hit = min(cuts)
+        text = text[:at]
+    choice = Choice(text, reasoning, calls, finish, hit)
+    return choice if question.max_tokens is None else _within(choice, question.max_tokens)
 
 
 def _within(choice: Choice, limit: int) -> Choice:
@@ -146,17 +182,21 @@ def _within(choice: Choice, limit: int) -> Choice:
         arguments = call.arguments[: left * _TEXT_TOKEN]
         left -= tokens(arguments)
         calls.append(msgspec.structs.replace(call, arguments=arguments))
-    cut = Choice(text, reasoning, tuple(calls), choice.finish_reason)
-    return cut if cut == choice else msgspec.structs.replace(cut, finish_reason="length")
+    cut = msgspec.structs.replace(choice, text=text, reasoning=reasoning, tool_calls=tuple(calls))
+    return cut if cut == choice else msgspec.structs.replace(cut, finish_reason="length", stop=None)
 
 
 def _usage(question: Question, behaviour: Behaviour, choices: tuple[Choice, ...]) -> Usage:
     prompt = max(1, tokens(question.prompt))
     # OpenAI caches prefixes from 1,024 tokens on, in steps of 128; the simulator acts as if every prefix were warm.
-    cached = behaviour.cached if behaviour.cached is not None else prompt // 128 * 128 if prompt >= 1024 else 0
+    warm = prompt // 128 * 128 if prompt >= 1024 and question.cached else 0
+    cached = min(behaviour.cached if behaviour.cached is not None else warm, prompt)
+    # Of a prompt with a breakpoint at its end all but a few tokens go into the cache.
+    cold = max(0, prompt - cached - 4) if question.cache_written and warm else 0
+    written = min(behaviour.cache_written if behaviour.cache_written is not None else cold, prompt - cached)
     reasoning = sum(tokens(choice.reasoning) for choice in choices)
     said = sum(tokens(c.text) + sum(tokens(call.arguments) for call in c.tool_calls) for c in choices)
-    return Usage(prompt, min(cached, prompt), said + reasoning, reasoning)
+    return Usage(prompt, cached, said + reasoning, reasoning, written)
 
 
 def _text(question: Question, behaviour: Behaviour, seed: int) -> str:
@@ -170,7 +210,7 @@ def _text(question: Question, behaviour: Behaviour, seed: int) -> str:
     if question.tool_results:
         text = phrases.after_tools(asked, [_without_nonce(result) for result in question.tool_results])
     else:
-        text = phrases.reply(asked, seed)
+        text = phrases.reply(asked, seed, [f"{media.kind} ({media.label})" for media in question.media])
     if behaviour.unicode:
         text = f"{phrases.UNICODE} {text}"
     if mark:

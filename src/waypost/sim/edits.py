@@ -26,6 +26,12 @@ def spaced(reply: Reply) -> Reply:
     return _each_line(reply, lambda line: b"data: " + _spaced_json(line[6:]) if line[:7] == b"data: {" else line)
 
 
+def framed(reply: Reply, frame: Callable[[bytes], bytes]) -> Reply:
+    """A stream's events, each as the format frames it; compressed ones stay as they are."""
+    packed = any(name == "content-encoding" for name, _ in reply.headers)
+    return reply if packed else _streamed(reply, lambda i, data: frame(data))
+
+
 def _spaced_json(data: bytes) -> bytes:
     return json.dumps(json.loads(data), ensure_ascii=False).encode()
 
@@ -74,7 +80,7 @@ def sse_no_colon(reply: Reply) -> Reply:
 
 
 def sse_unknown_event(reply: Reply) -> Reply:
-    """Fields `event`, `id` and `retry` that OpenAI never sends, and an event of unknown type."""
+    """Fields `id` and `retry` that nobody sends, and an event of unknown type."""
     extra = b'id: 7\nretry: 1000\nevent: telemetry\ndata: {"type":"telemetry"}\n\n'
     return _streamed(reply, lambda i, data: extra + data if i == 1 else data)
 
@@ -103,11 +109,21 @@ def sse_long_line(reply: Reply) -> Reply:
     return _streamed(reply, lambda i, data: data.replace(b"data: {", padding, 1) if i == 1 else data)
 
 
-def error_after(reply: Reply, count: int, error: Event) -> Reply:
-    """An error object after `count` events of a 200 stream, and then a clean end; the whole body if no stream."""
-    if not reply.stream:
-        return replace(reply, events=(Event(error.data.removeprefix(b"data: ").rstrip(b"\n")),))
-    return replace(reply, events=(*reply.events[:count], error))
+def error_after(reply: Reply, count: int, event: Event, body: tuple[Event, ...]) -> Reply:
+    """An error event after `count` events of a 200 stream, and then a clean end; the error's `body` if no stream."""
+    return replace(reply, events=(*reply.events[:count], event) if reply.stream else body)
+
+
+def bad_checksum(script: Script) -> Script:
+    """The third message of a binary stream ends in four bytes that are not its checksum; then it goes on."""
+    sends = [step for step in script.body if isinstance(step, Send) and step.events]
+    if len(sends) < 3:
+        return script
+    data = sends[2].data
+    # The checksum stands before the chunk's line end.
+    end = len(data) - 2
+    broken = data[: end - 4] + bytes(byte ^ 0xFF for byte in data[end - 4 : end]) + data[end:]
+    return replace(script, body=tuple(replace(s, data=broken) if s is sends[2] else s for s in script.body))
 
 
 def _streamed(reply: Reply, edit: Callable[[int, bytes], bytes]) -> Reply:
@@ -150,10 +166,17 @@ def not_json(reply: Reply) -> Reply:
 
 
 def truncated_json(reply: Reply) -> Reply:
-    """The first half of the JSON under correct framing; in a stream the third event's, after which it goes on."""
+    """The first half of the JSON under correct framing; in a stream the third event's, after which it goes on.
+
+    Where the third carries no text but a later one does, that one is halved.
+    """
+    at = next((i for i, event in enumerate(reply.events) if i >= 2 and event.text), 2)
 
     def halve(position: int, event: Event) -> Event:
-        return Event(event.data[: len(event.data) // 2] + b"\n\n") if position == 2 else event
+        if position != at:
+            return event
+        before, name, payload = event.data.partition(b"data: ")
+        return Event(before + name + payload[: len(payload) // 2] + b"\n\n")
 
     if reply.stream:
         return _stream_events(reply, halve)
@@ -235,8 +258,9 @@ def inside_character(script: Script) -> Script:
     """Ends one byte into the first character of several bytes."""
     kept: list[Send | Wait] = []
     for step in script.body:
-        if isinstance(step, Send) and not step.data.isascii():
-            at = next(i for i, byte in enumerate(step.data) if byte >= 0x80)
+        character = next((c for c in step.text if not c.isascii()), None) if isinstance(step, Send) else None
+        if isinstance(step, Send) and character:
+            at = step.data.index(character.encode())
             kept.append(Send(step.data[: at + 1]))
             break
         kept.append(step)

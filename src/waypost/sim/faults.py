@@ -1,16 +1,13 @@
-"""Every way the simulated upstream can fail, one table: `FAULTS`. `read_name` turns a model name into behaviour."""
+"""Every way the simulated upstream can fail, one table: `FAULTS`."""
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from waypost.sim import edits
-from waypost.sim.options import OPTIONS, Behaviour, Option
+from waypost.sim.options import TEXT_STREAMS
 from waypost.sim.script import Refusal, Reply, Script
 
 Arguments = tuple[str, ...]
@@ -30,8 +27,10 @@ class Fault(msgspec.Struct, frozen=True):
     """A row: the name's pattern (capitals stand for values), what happens, its number among the faults of the plan.
 
     Exactly one of the callables acts: `refuse` instead of an answer, `reply` before framing, `script` after it,
-    `error` makes the error event that goes into a stream. `fires` may hold it back. `chunked` forces chunked framing,
-    `unicode` asks for a text with characters of several bytes, `early` lets it act before the body has arrived.
+    `error_after` puts the `error` into a stream. `fires` may hold it back. `chunked` forces chunked framing,
+    `unicode` asks for a text with characters of several bytes, `blocked` for an answer that says why there is none
+    (in formats that do so with 200), `early` lets it act before the body has arrived.
+    `formats` are those it makes sense in, all if there are none.
     """
 
     pattern: str
@@ -42,10 +41,13 @@ class Fault(msgspec.Struct, frozen=True):
     reply: Callable[[Reply, Arguments], Reply] | None = None
     script: Callable[[Script, Arguments], Script] | None = None
     error_after: Callable[[Arguments], int] | None = None
+    error: Refusal | None = None
     fires: Callable[[Arguments, Occasion], bool] | None = None
     chunked: bool = False
     unicode: bool = False
+    blocked: bool = False
     early: bool = False
+    formats: tuple[str, ...] = ()
 
 
 class Chosen(msgspec.Struct, frozen=True):
@@ -56,10 +58,6 @@ class Chosen(msgspec.Struct, frozen=True):
     arguments: Arguments
 
 
-class UnknownNameError(Exception):
-    """A model name that means to be a fault or an option, and is none."""
-
-
 _TYPES = {
     400: ("invalid_request_error", None),
     401: ("invalid_request_error", "invalid_api_key"),
@@ -68,12 +66,17 @@ _TYPES = {
     413: ("invalid_request_error", "request_too_large"),
     429: ("requests", "rate_limit_exceeded"),
 }
+_BINARY_STREAMS = ("bedrock",)
 
 
 def refuse_status(status: int) -> Refusal:
     """The error a provider sends with this status."""
     kind, code = _TYPES.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
     return Refusal(status, f"The simulator was told to answer with status {status}.", kind, code)
+
+
+def _refuse_auth(arguments: Arguments) -> Refusal:
+    return msgspec.structs.replace(refuse_status(int(arguments[0])), kind="auth")
 
 
 def _refuse_rate(retry_after: str | None) -> Refusal:
@@ -92,15 +95,18 @@ _CONTEXT_LENGTH = Refusal(
     "invalid_request_error",
     "context_length_exceeded",
     "messages",
+    kind="context-length",
 )
 _CONTENT_POLICY = Refusal(
     400,
     "Your request was rejected as a result of our safety system.",
     "invalid_request_error",
     "content_policy_violation",
+    kind="content-policy",
 )
-_EARLY_413 = msgspec.structs.replace(refuse_status(413), close=True)
-STREAM_ERROR = Refusal(200, "The server had an error while processing your request.", "server_error", "server_error")
+_OVERLOADED = Refusal(503, "Overloaded", "server_error", "overloaded", kind="overloaded")
+EARLY_413 = msgspec.structs.replace(refuse_status(413), close=True)
+_STREAM_ERROR = Refusal(500, "The server had an error while processing your request.", "server_error", "server_error")
 
 
 def _percent(arguments: Arguments, occasion: Occasion) -> bool:
@@ -209,16 +215,39 @@ FAULTS: tuple[Fault, ...] = (
         "sse-no-colon",
         "stream: a line without a colon, and an event lost because its `data` lacks one",
         reply=_stream_only(edits.sse_no_colon),
+        formats=TEXT_STREAMS,
     ),
-    Fault("sse-cr", "F8", "sse-cr", "stream: lines end in CR alone", reply=_stream_only(edits.sse_cr)),
-    Fault("sse-bom", "F8", "sse-bom", "stream: begins with a byte order mark", reply=_stream_only(edits.sse_bom)),
-    Fault("sse-nospace", "F8", "sse-nospace", "stream: `data:` without a space", reply=_stream_only(edits.sse_nospace)),
+    Fault(
+        "sse-cr",
+        "F8",
+        "sse-cr",
+        "stream: lines end in CR alone",
+        reply=_stream_only(edits.sse_cr),
+        formats=TEXT_STREAMS,
+    ),
+    Fault(
+        "sse-bom",
+        "F8",
+        "sse-bom",
+        "stream: begins with a byte order mark",
+        reply=_stream_only(edits.sse_bom),
+        formats=TEXT_STREAMS,
+    ),
+    Fault(
+        "sse-nospace",
+        "F8",
+        "sse-nospace",
+        "stream: `data:` without a space",
+        reply=_stream_only(edits.sse_nospace),
+        formats=TEXT_STREAMS,
+    ),
     Fault(
         "sse-multiline",
         "F8",
         "sse-multiline",
         "stream: each event's JSON on two data lines",
         reply=_stream_only(edits.sse_multiline),
+        formats=TEXT_STREAMS,
     ),
     Fault(
         "sse-unknown-event",
@@ -226,22 +255,39 @@ FAULTS: tuple[Fault, ...] = (
         "sse-unknown-event",
         "stream: an event of unknown type, an id and a retry",
         reply=_stream_only(edits.sse_unknown_event),
+        formats=TEXT_STREAMS,
     ),
-    Fault("sse-nul", "F8", "sse-nul", "stream: NUL bytes outside the data", reply=_stream_only(edits.sse_nul)),
+    Fault(
+        "sse-nul",
+        "F8",
+        "sse-nul",
+        "stream: NUL bytes outside the data",
+        reply=_stream_only(edits.sse_nul),
+        formats=TEXT_STREAMS,
+    ),
     Fault(
         "sse-bad-utf8",
         "F8",
         "sse-bad-utf8",
         "stream: bytes that are no UTF-8 in the text",
         reply=_stream_only(edits.sse_bad_utf8),
+        formats=TEXT_STREAMS,
     ),
-    Fault("sse-long-line", "F8", "sse-long-line", "stream: a line of 2 MiB", reply=_stream_only(edits.sse_long_line)),
+    Fault(
+        "sse-long-line",
+        "F8",
+        "sse-long-line",
+        "stream: a line of 2 MiB",
+        reply=_stream_only(edits.sse_long_line),
+        formats=TEXT_STREAMS,
+    ),
     Fault(
         "sse-error-first",
         "F8",
         "sse-error-first",
         "status 200 and an error object as the first event (as the body, if no stream)",
         error_after=lambda _: 0,
+        error=_STREAM_ERROR,
     ),
     Fault(
         "sse-error-after-N",
@@ -249,6 +295,23 @@ FAULTS: tuple[Fault, ...] = (
         "sse-error-after-3",
         "an error object after N events, then a clean end (as the body, if no stream)",
         error_after=_count,
+        error=_STREAM_ERROR,
+    ),
+    Fault(
+        "overloaded-after-N",
+        "F8",
+        "overloaded-after-3",
+        "the same with the error of an overloaded provider",
+        error_after=_count,
+        error=_OVERLOADED,
+    ),
+    Fault(
+        "bad-checksum",
+        "F8",
+        "bad-checksum",
+        "binary stream: the third message's checksum is wrong",
+        script=lambda script, _: edits.bad_checksum(script),
+        formats=_BINARY_STREAMS,
     ),
     Fault(
         "length-short",
@@ -336,89 +399,29 @@ FAULTS: tuple[Fault, ...] = (
         fires=_percent,
     ),
     Fault("status-NNN", "F11", "status-503", "status NNN", refuse=lambda a: refuse_status(int(a[0]))),
-    Fault("auth-NNN", "F11", "auth-401", "status NNN, as for a bad key", refuse=lambda a: refuse_status(int(a[0]))),
+    Fault("auth-NNN", "F11", "auth-401", "status NNN, as for a bad key", refuse=_refuse_auth),
+    Fault(
+        "overloaded",
+        "F11",
+        "overloaded",
+        "503, or what the format says when it is overloaded (Anthropic: 529)",
+        refuse=lambda _: _OVERLOADED,
+    ),
     Fault(
         "early-413",
         "F11",
         "early-413",
         "413 before the body has been read, then closes",
-        refuse=lambda _: _EARLY_413,
+        refuse=lambda _: EARLY_413,
         early=True,
     ),
     Fault("context-length", "F11", "context-length", "400 `context_length_exceeded`", refuse=lambda _: _CONTEXT_LENGTH),
     Fault(
-        "content-policy", "F11", "content-policy", "400 `content_policy_violation`", refuse=lambda _: _CONTENT_POLICY
+        "content-policy",
+        "F11",
+        "content-policy",
+        "400 `content_policy_violation` (Gemini: 200 and a `promptFeedback`)",
+        refuse=lambda _: _CONTENT_POLICY,
+        blocked=True,
     ),
 )
-
-
-# From a model name to behaviour
-
-
-def _expression(pattern: str) -> re.Pattern[str]:
-    values = {"N": r"(\d{1,9})", "MS": r"(\d{1,9})", "NNN": r"([1-5]\d\d)", "P": r"(\d{1,3})", "X": r"(.*)"}
-    return re.compile("-".join(values.get(part, re.escape(part)) for part in pattern.split("-")))
-
-
-ROWS: tuple[Option | Fault, ...] = (*OPTIONS, *FAULTS)
-_EXPRESSIONS = tuple((_expression(row.pattern), row) for row in ROWS)
-# The first word of each name: what begins so and matches no row is a slip, not somebody's model.
-_STEMS = frozenset(row.pattern.split("-")[0] for row in ROWS) - {"content", "no"}
-
-
-class Role(msgspec.Struct, frozen=True):
-    """What a model name asks for."""
-
-    behaviour: Behaviour
-    faults: tuple[Chosen, ...] = ()
-
-
-@functools.lru_cache(4096)
-def read_name(model: str, prefix: str = "") -> Role:
-    """The options and faults in a model name, joined by `+`, `sim/` before it or not; and in a path's prefix.
-
-    `demo`, or any name that does not begin like a row, plays no part but in `Behaviour.name`.
-    Raises UnknownNameError for what begins like a row and is none, and for a later part that matches none.
-    """
-    name = "demo"
-    fields: dict[str, Any] = {}
-    faults: list[Chosen] = []
-    parts = model.removeprefix("sim/").split("+")
-    from_prefix = [part for part in re.split(r"[/+]", prefix) if _find(part)]
-    for position, part in enumerate([*parts, *from_prefix]):
-        found = _find(part)
-        if found is None:
-            if position > 0 or part.split("-")[0] in _STEMS:
-                raise UnknownNameError(part)
-            name = part
-            continue
-        row, arguments = found
-        if isinstance(row, Fault):
-            faults.append(Chosen(part, row, arguments))
-            fields |= {"unicode": True} if row.unicode else {}
-        else:
-            fields[row.field] = int(arguments[0]) if row.value is None else row.value
-    return Role(Behaviour(**{"name": name, **fields}), tuple(faults))
-
-
-def _find(part: str) -> tuple[Option | Fault, Arguments] | None:
-    for expression, row in _EXPRESSIONS:
-        if found := expression.fullmatch(part):
-            return row, found.groups()
-    return None
-
-
-def render_list() -> str:
-    """The table as text, for `--list`."""
-    rows = [("name", "", "what happens"), *((row.pattern, row.number, row.meaning) for row in ROWS)]
-    return "\n".join(f"{name:<24}{number:<5}{meaning}" for name, number, meaning in rows)
-
-
-def render_table() -> str:
-    """The table as Markdown, for docs/simulator.md."""
-
-    def rows(table: tuple[Option | Fault, ...]) -> str:
-        lines = [f"| `{row.pattern}` | `{row.example}` | {row.number} | {row.meaning} |" for row in table]
-        return "\n".join(["| name | for example | | what happens |", "|---|---|---|---|", *lines])
-
-    return f"### Options\n\n{rows(OPTIONS)}\n\n### Faults\n\n{rows(FAULTS)}\n"

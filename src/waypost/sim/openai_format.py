@@ -5,18 +5,28 @@ Wire facts: the API reference for chat completions and its streaming chunks, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
 
-from waypost.sim.answers import Answer, Choice, Question, Tool
+from waypost.sim import conversation
+from waypost.sim.answers import Answer, Choice, Media, Question
+from waypost.sim.conversation import Said
 from waypost.sim.options import Behaviour
-from waypost.sim.script import Event, Refusal
+from waypost.sim.pieces import cut, pieces
+from waypost.sim.script import Event, Refusal, Reply
+from waypost.sim.target import Headers, Target, invalid
 
-PATH = "/chat/completions"
+NAME = "openai"
+# Azure has the model, which it calls a deployment, in the path.
+PATH = re.compile(r"(?:/deployments/(?P<model>[^/]+))?/chat/completions$")
+JSON_TYPE = "application/json"
+STREAM_TYPE = "text/event-stream; charset=utf-8"
+BLOCKS_IN_ANSWER = False
+FRAME: Callable[[bytes], bytes] | None = None
 _FINGERPRINT = "fp_waypost_sim"
-_JSON_PIECE = 12
 _encode = msgspec.json.encode
 
 
@@ -24,6 +34,7 @@ class _Message(msgspec.Struct):
     role: str
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str = ""
 
 
 class _Function(msgspec.Struct):
@@ -51,8 +62,8 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Request(msgspec.Struct):
-    model: str
+class _Request(msgspec.Struct, kw_only=True):
+    model: str | None = None
     messages: list[_Message]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -71,48 +82,74 @@ class _Request(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Request).decode
 
 
-def parse_question(body: bytes) -> Question:
+def check_headers(headers: Headers, target: Target) -> Refusal | None:
+    """Any key will do, and none: the simulator is also there for a first try with curl."""
+    return None
+
+
+def parse_question(body: bytes, target: Target) -> Question:
     """A request body as a question. Raises msgspec.DecodeError (bad JSON) or ValidationError (wrong types)."""
     request = _decode(body)
-    texts = [_text(message) for message in request.messages]
-    asked, results = "", []
-    for message, text in zip(request.messages, texts, strict=True):
-        if message.role == "tool":
-            results.append(text)
-        else:
-            results = []
-            asked = text if message.role == "user" else asked
-    plain = Question(
-        model=request.model,
-        asked=asked,
-        prompt="\n".join(texts),
+    model = target.model or request.model
+    if model is None:
+        raise invalid("you must provide a model parameter")
+    question = msgspec.structs.replace(
+        conversation.ask(model, map(_said, request.messages)),
         stream=bool(request.stream),
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-        tool_results=tuple(results),
         reasoning=_wants_reasoning(request),
         max_tokens=request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens,
         stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
         n=max(1, min(request.n or 1, 128)),
     )
     if request.tools is None and request.response_format is None:
-        return plain
+        return question
+    offered = [tool.function for tool in request.tools or ()]
     return msgspec.structs.replace(
-        plain,
-        called=frozenset(_called(request.messages)),
-        tools=tuple(
-            Tool(t.function.name, t.function.description or "", t.function.parameters or {"type": "object"})
-            for t in request.tools or ()
-        ),
+        question,
+        tools=tuple(conversation.tool(f.name, f.description, f.parameters) for f in offered),
         tool_choice=_tool_choice(request.tool_choice),
         parallel=request.parallel_tool_calls is not False,
         schema=_schema(request.response_format),
     )
 
 
-def _text(message: _Message) -> str:
-    if isinstance(message.content, list):
-        return " ".join(str(part["text"]) for part in message.content if "text" in part)
-    return message.content or ""
+_ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+
+
+def _said(message: _Message) -> Said:
+    parts = message.content if isinstance(message.content, list) else []
+    text = conversation.joined([str(part["text"]) for part in parts if "text" in part])
+    return Said(
+        _ROLES.get(message.role, "system"),
+        message.content if isinstance(message.content, str) else text,
+        tuple(str(call.get("function", {}).get("name")) for call in message.tool_calls or ()),
+        message.tool_call_id,
+        tuple(_media(part) for part in parts if part.get("type") in _MEDIA),
+    )
+
+
+# Where a part keeps its address or data, and the member of it that does.
+_MEDIA = {"image_url": "url", "file": "file_data", "input_audio": "data", "video_url": "url"}
+
+
+def _media(part: dict[str, Any]) -> Media:
+    held = part.get(part["type"]) or {}
+    source = str(held if isinstance(held, str) else held.get(_MEDIA[part["type"]], ""))
+    mime, separator, data = source.removeprefix("data:").partition(";base64,")
+    if part["type"] == "input_audio":
+        mime, separator, data = f"audio/{held.get('format')}", "data", source
+    if not separator:
+        kind = {"image_url": "image", "video_url": "video"}.get(part["type"], "document")
+        return Media(kind, source or str(held.get("file_id", "")))
+    try:
+        return conversation.inline(conversation.kind_of(mime), mime, data)
+    except ValueError as error:
+        raise invalid(f"Invalid base64 in a part of type {part['type']}: {error}") from None
 
 
 def _wants_reasoning(request: _Request) -> bool:
@@ -122,12 +159,6 @@ def _wants_reasoning(request: _Request) -> bool:
             return False
         effort = str(request.reasoning.get("effort", "medium"))
     return effort is not None and effort not in ("none", "minimal")
-
-
-def _called(messages: list[_Message]) -> Iterator[str]:
-    for message in messages:
-        for call in message.tool_calls or ():
-            yield str(call.get("function", {}).get("name"))
 
 
 def _tool_choice(choice: str | dict[str, Any] | None) -> str:
@@ -250,31 +281,31 @@ def _deltas(choice: Choice) -> Iterator[tuple[bytes, str, bytes]]:
         yield b'{"role":"assistant","content":null}', "", b"null"
     else:
         yield b'{"role":"assistant","content":"","refusal":null}', "", b"null"
-    for piece in _pieces(choice.reasoning):
+    for piece in pieces(choice.reasoning):
         yield b'{"reasoning_content":%b}' % _encode(piece), "", b"null"
     for index, call in enumerate(choice.tool_calls):
         opening = {"index": index, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
         yield _encode({"tool_calls": [opening]}), "", b"null"
-        for at in range(0, len(call.arguments), _JSON_PIECE):
-            fragment = {"index": index, "function": {"arguments": call.arguments[at : at + _JSON_PIECE]}}
+        for piece in cut(call.arguments):
+            fragment = {"index": index, "function": {"arguments": piece}}
             yield _encode({"tool_calls": [fragment]}), "", b"null"
-    for piece in _pieces(choice.text):
+    for piece in pieces(choice.text):
         yield b'{"content":%b}' % _encode(piece), piece, b"null"
     yield b"{}", "", _encode(choice.finish_reason)
 
 
-def _pieces(text: str) -> list[str]:
-    """A text as a model streams it: word by word, the space before the word; JSON without spaces in short pieces."""
-    if not text:
-        return []
-    if text[0] in "{[":
-        return [text[at : at + _JSON_PIECE] for at in range(0, len(text), _JSON_PIECE)]
-    first, *rest = text.split(" ")
-    pieces = [" " + word for word in rest]
-    return [first, *pieces] if first else pieces
+# Errors, and what stands around a body
 
 
-# Errors
+def render_headers(n: int, answer: Answer | None = None) -> tuple[tuple[str, str], ...]:
+    """The request's id."""
+    return (("x-request-id", f"req_{n:016x}"),)
+
+
+def render_refusal(refusal: Refusal, n: int) -> Reply:
+    """An error in place of an answer."""
+    headers = (*render_headers(n), *refusal.headers)
+    return Reply(refusal.status, JSON_TYPE, (Event(render_error(refusal)),), headers=headers)
 
 
 def render_error(refusal: Refusal) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 
 UNICODE = "Grüße, 日本語 and 🦉:"
 
@@ -81,10 +82,18 @@ _STORY = (
 _FILLER = _STORY.split()
 
 
-def reply(asked: str, seed: int) -> str:
-    """A short answer that refers to what was asked; `seed` chooses between equally good ones."""
+def reply(asked: str, seed: int, shown: Sequence[str] = ()) -> str:
+    """A short answer that refers to what was asked, and to what was shown with it.
+
+    `seed` chooses between equally good ones.
+    """
     if found := _EXACTLY.search(asked):
         return found.group(1).strip()
+    text = _reply(asked, seed)
+    return f"{text} With it came: {', '.join(shown)}." if shown else text
+
+
+def _reply(asked: str, seed: int) -> str:
     lowered = asked.lower()
     if (found := _CAPITAL.search(asked)) and (city := _CAPITALS.get(found.group(1).lower())):
         country = found.group(1).capitalize()

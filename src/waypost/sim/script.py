@@ -37,7 +37,11 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An error instead of an answer, before a format has rendered it. `close` ends the connection after it."""
+    """An error instead of an answer, before a format has rendered it. `close` ends the connection after it.
+
+    `type`, `code` and `param` are OpenAI's; other formats go by the status and by `kind`, which says what is
+    wrong where the status does not: auth, context-length, content-policy, overloaded.
+    """
 
     status: int
     message: str
@@ -46,6 +50,7 @@ class Refusal(msgspec.Struct, frozen=True):
     param: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     close: bool = False
+    kind: str = ""
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):

@@ -18,16 +18,25 @@ import httptools
 import msgspec
 
 from waypost.sim import openai_format
-from waypost.sim.faults import ROWS, Occasion, refuse_status
+from waypost.sim.faults import Occasion, refuse_status
 from waypost.sim.journal import Closed, Journal, Opened, fingerprint, kept_body
-from waypost.sim.provider import Circumstances, Format, Performance, find_format, perform, refuse
+from waypost.sim.names import ROWS
+from waypost.sim.provider import (
+    Circumstances,
+    Format,
+    Found,
+    Performance,
+    find_format,
+    perform,
+    perform_early,
+    refuse,
+)
 from waypost.sim.script import Event, Refusal, Reply, Script, Send, Wait, render_script
 
 _PENDING = 64
 _WRITE = 65536
 _CREDENTIALS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _EARLY = b"early-413"
-_EARLY_BODY = b'{"model":"early-413","messages":[]}'
 
 
 class Request(msgspec.Struct):
@@ -61,8 +70,8 @@ class Simulator:
         self._ends: collections.Counter[tuple[str, str]] = collections.Counter()
         self._by_model: collections.Counter[str] = collections.Counter()
 
-    def perform(self, request: Request, found: tuple[Format, str] | None, connection: Connection) -> Performance:
-        """Decide what a request gets; `found` is the format and prefix of a request for chat."""
+    def perform(self, request: Request, found: Found | None, connection: Connection) -> Performance:
+        """Decide what a request gets; `found` is the format of a request for chat or embeddings."""
         here = Circumstances(
             self.requests,
             int(self.clock()),
@@ -70,10 +79,11 @@ class Simulator:
             lambda model: self._occasion(model, connection.served),
         )
         if found:
+            if request.answered_early:
+                return perform_early(found, here)
             if request.method == "POST":
-                body = _EARLY_BODY if request.answered_early else request.body
-                return perform(found[0], found[1], body, here)
-            return refuse(found[0], Refusal(405, "Send a POST.", "invalid_request_error"), here)
+                return perform(found, request.headers, request.body, here)
+            return refuse(found.spoken, Refusal(405, "Send a POST.", "invalid_request_error"), here)
         path = request.target.split(b"?", 1)[0].decode("latin-1")
         if information := self._information(path):
             return Performance(_plain(information, request.keep_alive), 200)
