@@ -26,6 +26,7 @@ LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 EXTENSIONS = frozenset({
     "reasoning_content", "reasoning", "reasoning_details", "extra_content", "cache_control", "is_error",
 })  # fmt: skip
+REASONING = b'"reasoning'  # how three of them begin
 ONLY_JSON = "Answer with one JSON object and nothing else: no other words, no code fence."
 ANY_OBJECT = b'{"type":"json_schema","json_schema":{"name":"response","schema":{"type":"object"}}}'
 ONE = msgspec.Raw(b"1")
@@ -296,7 +297,7 @@ def converse(messages: msgspec.Raw, accent: Accent) -> bytes | None:
 
 def needles(accent: Accent) -> list[bytes]:
     """What must stand in the messages for something to change."""
-    found = [b'"%b"' % name.encode() for name in EXTENSIONS - accent.keeps]
+    found = sorted({REASONING if name.startswith("reasoning") else b'"%b"' % name.encode() for name in unknown(accent)})
     if not accent.developer:
         found.append(b'"developer"')
     if accent.call_id:
@@ -308,6 +309,11 @@ def needles(accent: Accent) -> list[bytes]:
     return found
 
 
+def unknown(accent: Accent) -> frozenset[str]:
+    """Extensions of messages that the provider does not know."""
+    return EXTENSIONS - accent.keeps
+
+
 def change_message(message: Object, accent: Accent) -> None:
     """One message, changed in place."""
     role = decode_text(message.get("role", msgspec.Raw(b'""')))
@@ -316,7 +322,7 @@ def change_message(message: Object, accent: Accent) -> None:
     reasoning = message.get("reasoning_content", NULL)
     if reasoning == NULL:
         reasoning = message.get("reasoning", NULL)
-    for name in EXTENSIONS - accent.keeps:
+    for name in unknown(accent):
         message.pop(name, None)
     if not accent.names and role != "tool":
         message.pop("name", None)
