@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import pytest
 
-from waypost import config, providers
+from waypost import config, provider_settings, providers
 from waypost.config import Config, ConfigError
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -77,6 +77,32 @@ def test_everything_at_once(tmp_path: pathlib.Path) -> None:
     assert settings.plans["free"].allows("route/a/b") and not settings.plans["free"].allows("xgpt-4")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("lab", "", "openai"),
+        ("lab", 'api_version = "2024-10-21"\n', "azure"),
+        ("lab", 'base_url = "https://x.openai.azure.com/openai"\n', "azure"),
+        ("lab", 'format = "anthropic"\n', "anthropic"),
+        ("lab", 'format = "anthropic"\nproject = "p"\nlocation = "eu"\n', "vertex"),
+        ("lab", 'format = "gemini"\n', "gemini"),
+        ("lab", 'format = "bedrock"\nregion = "eu-central-1"\n', "bedrock"),
+        ("lab", 'format = "cohere"\n', "cohere"),
+        ("deepseek", "", "openai"),
+    ],
+)
+def test_ways_of_speaking(tmp_path: pathlib.Path, name: str, text: str, kind: str) -> None:
+    address = "" if "base_url" in text else 'base_url = "http://127.0.0.1:1/v1"\n'
+    settings = load(f'[providers.{name}]\nkeys = ["k"]\n{address}{text}', tmp_path)
+    assert provider_settings.kind_of(name, settings.providers[name]) == kind
+
+
+def test_a_service_account_s_file_is_one_secret(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "sa.json").write_text('{\n  "client_email": "a@b",\n  "private_key": "-----BEGIN\\n"\n}\n')
+    secret = config.read_secret(f"file:{tmp_path}/sa.json", {})
+    assert secret.reveal() == '{"client_email": "a@b", "private_key": "-----BEGIN\\n"}'
+
+
 # What is refused
 
 MISTAKES: list[tuple[str, str, str]] = [
@@ -106,6 +132,21 @@ MISTAKES: list[tuple[str, str, str]] = [
     ('[store]\njournal_max = "65535KiB"\n', "[store] journal_max", "64MiB is the least"),
     ('[store]\njournal_sync = "always "\n', "[store] journal_sync", "always "),
     ("[store]\nretention = -1\n", "[store] retention", ">= 0"),
+    (LAB + 'format = "grpc"\n', "[providers.lab] format", "grpc"),
+    (LAB + 'region = "us-east-1"\n', "[providers.lab] region", "openai has no use for it"),
+    (LAB + 'format = "bedrock"\n', "[providers.lab] region", 'bedrock needs it, such as region = "us-east-1"'),
+    (LAB + 'format = "bedrock"\nregion = "US East"\n', "[providers.lab] region", "is none"),
+    (LAB + 'format = "gemini"\nproject = "p"\n', "[providers.lab] location", "vertex needs it"),
+    (
+        LAB + 'format = "gemini"\nlocation = "us"\n',
+        "[providers.lab] project",
+        "only a service account's file names one",
+    ),
+    (LAB + 'format = "cohere"\napi_version = "1"\n', "[providers.lab] api_version", "cohere has no use for it"),
+    (LAB + 'media = "always"\n', "[providers.lab] media", "always"),
+    (LAB + "capabilities = { vision = true }\n", "[providers.lab] capabilities.vision", "no such setting"),
+    (LAB + 'capabilities = { inputs = ["smell"] }\n', "[providers.lab] capabilities.inputs", "smell"),
+    (MODEL + "cache_from = 0\n", '[models."route/x"] cache_from', ">= 1"),
     ("[jwt]\n", "[jwt] secret", "none of them is given; write one: secret, public_key, jwks"),
     (JWT + 'jwks = "https://idp.example/keys"\n', "[jwt] jwks", "secret and jwks is given; write one"),
     ('[jwt]\nsecret = ""\n', "[jwt] secret", "the secret is empty"),

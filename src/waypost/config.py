@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from waypost import providers
+from waypost import provider_settings, providers
+from waypost.capabilities import Capabilities
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -127,8 +129,14 @@ class Timeouts(Table, frozen=True):
 class Provider(Table, frozen=True):
     """`[providers.NAME]`. A name that stands in `providers.py` needs only keys."""
 
-    format: Literal["openai"] = "openai"
+    format: Literal["openai", "anthropic", "gemini", "bedrock", "cohere"] | None = None  # of a known name, else openai
     base_url: str = ""
+    region: str = ""  # Bedrock's
+    project: str = ""  # Vertex AI's; that of the service account where it is left out
+    location: str = ""  # Vertex AI's
+    api_version: str = ""  # Azure's: deployments in the path; without it the address is its v1
+    media: Literal["off", "fetch"] = "off"  # media by URL, where the upstream takes none: fetched here, or refused
+    capabilities: Capabilities | None = None
     keys: tuple[Secret, ...] = ()  # in the file: env:NAME, file:PATH, or the secret itself
     timeouts: Timeouts = Timeouts()
     socket: str = ""  # a UNIX socket's path to connect to instead of the host in base_url
@@ -161,6 +169,8 @@ class Model(Table, frozen=True):
     price: Price | None = None
     context: Positive | None = None  # tokens
     modalities: tuple[str, ...] = ()  # of the input: text, image, audio, file, video
+    capabilities: Capabilities | None = None  # of every link's model, before the provider's own
+    cache_from: Positive | None = None  # tokens of a prefix from which on it gets cache breakpoints; None: none of ours
 
 
 class Plan(Table, frozen=True):
@@ -225,10 +235,20 @@ def parse_listen(text: str) -> tuple[str, int] | str:
 
 def read_secret(text: str, environment: Mapping[str, str]) -> Secret:
     """`env:NAME` and `file:PATH` are looked up, anything else is the secret. Raises ValueError without printing it."""
-    value = look_up(text, environment)
+    value = compact(look_up(text, environment))
     if not value or not value.isascii() or not value.isprintable():
         raise ValueError("the secret is empty or has characters that cannot stand in a header")
     return Secret(value)
+
+
+def compact(value: str) -> str:
+    """A JSON object, such as a service account's file, on one line of ASCII; anything else is itself."""
+    if value[:1] != "{":
+        return value
+    try:
+        return json.dumps(json.loads(value))
+    except ValueError:
+        return value
 
 
 def read_pem(text: str, environment: Mapping[str, str]) -> Pem:
@@ -371,11 +391,15 @@ def check_provider(name: str, provider: Provider) -> None:
     where = f"[providers.{quoted(name)}]"
     if "/" in name or not name.isascii() or not name.isprintable():
         raise ConfigError(f"{where}: a provider's name is printable ASCII without a slash")
-    base_url = provider.base_url or (providers.BY_NAME[name].base_url if name in providers.BY_NAME else "")
+    if provider.base_url and not is_base_url(provider.base_url):  # not printed: it may have a key in it
+        raise ConfigError(f"{where} base_url: not http(s)://host[:port][/path]; keys go into `keys`")
+    try:
+        provider_settings.check(name, provider)
+    except ValueError as error:
+        raise ConfigError(f"{where} {error}") from None
+    base_url = provider.base_url or provider_settings.default_base_url(name, provider)
     if not base_url:
         raise ConfigError(f"{where} base_url: missing, and {name!r} is not a provider that Waypost knows")
-    if not is_base_url(base_url):  # not printed: it may have a key in it
-        raise ConfigError(f"{where} base_url: not http(s)://host[:port][/path]; keys go into `keys`")
     if not provider.keys:
         raise ConfigError(f'{where} keys: at least one is needed, such as keys = ["env:NAME"]')
 
