@@ -13,6 +13,7 @@ from waypost.http.timers import NEVER, Deadlines
 
 HEAD_LIMIT = 64 * 1024  # bytes of an upstream's response head
 LET_END = 2.0  # seconds
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class UpstreamFailure(Exception):
@@ -72,7 +73,7 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_begun", "_body", "_complete", "_deadlines", "_final", "_head", "_informal", "_on_free", "_on_lost",
         "_parser", "_paused", "_poll", "_receiver", "_status", "_stays", "_transport", "answers", "deadline",
-        "idle_limit", "on_body", "responding",
+        "idle_limit", "location", "on_body", "responding",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +102,7 @@ class ClientConnection(asyncio.Protocol):
         self.responding = False  # bytes of the current answer have come
         self.idle_limit = NEVER  # seconds this connection may be kept idle, from Keep-Alive
         self.deadline = NEVER
+        self.location = b""  # where a redirect leads, in its own spelling
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     # The connection comes and goes
@@ -178,7 +180,10 @@ class ClientConnection(asyncio.Protocol):
             return UpstreamFailure(BROKEN, "the upstream's head is too large") if len(head) > HEAD_LIMIT else None
         while head.startswith(b"HTTP/1.1 1"):
             head = head[head.index(b"\r\n\r\n") + 4 :]
-        head = self._head = head[: head.index(b"\r\n\r\n") + 2].lower()
+        written = head[: head.index(b"\r\n\r\n") + 2]
+        head = self._head = written.lower()
+        if self._status in REDIRECTS:
+            self.location = find_header(head, b"location", written)
         if len(head) > HEAD_LIMIT:
             return UpstreamFailure(BROKEN, "the upstream's head is too large")
         assert self._receiver is not None
@@ -264,13 +269,16 @@ class ClientConnection(asyncio.Protocol):
         self.close()
 
 
-def find_header(head: bytes, name: bytes) -> bytes:
-    """The first value of a header in a lower-case head that llhttp has accepted; empty where there is none."""
+def find_header(head: bytes, name: bytes, written: bytes = b"") -> bytes:
+    """The first value of a header in a lower-case head that llhttp has accepted; empty where there is none.
+
+    `written` is the same head as it came: then the value has its own case.
+    """
     at = head.find(b"\r\n%b:" % name)
     if at < 0:
         return b""
     start = at + len(name) + 3
-    return head[start : head.index(b"\r\n", start)].strip()
+    return (written or head)[start : head.index(b"\r\n", start)].strip()
 
 
 def ends_with_connection(head: bytes) -> bool:
