@@ -45,8 +45,14 @@ class Stamp(msgspec.Struct, frozen=True):
     created: int
 
 
-def render_completion(completion: Completion, stamp: Stamp, latency_ms: int, show_reasoning: bool = True) -> bytes:
-    """A whole answer."""
+def render_completion(
+    completion: Completion,
+    stamp: Stamp,
+    latency_ms: int,
+    show_reasoning: bool = True,
+    usage: msgspec.Raw | None = None,
+) -> bytes:
+    """A whole answer. `usage` is JSON to stand in the place of what the upstream counted."""
     answer: dict[str, Any] = {
         "id": stamp.id,
         "object": "chat.completion",
@@ -54,8 +60,8 @@ def render_completion(completion: Completion, stamp: Stamp, latency_ms: int, sho
         "model": stamp.model,
         "choices": [render_choice(choice, show_reasoning) for choice in completion.choices],
     }
-    if completion.usage is not None:
-        answer["usage"] = render_usage(completion.usage)
+    if usage is not None or completion.usage is not None:
+        answer["usage"] = usage or (completion.usage and render_usage(completion.usage))
     answer["provider"] = stamp.provider
     answer["latency_ms"] = latency_ms
     return encode(answer)
@@ -188,14 +194,18 @@ class StreamRenderer:
             value[0]["index"] = self._listed[place] = self._listed.get(place, -1) + 1
         return self._delta(event.choice, b'"%b":' % name, encode(value))
 
-    def end(self, latency_ms: int) -> bytes:
-        """The finish of every choice, usage where it was asked for, [DONE]; our extensions on the last JSON chunk."""
+    def end(self, latency_ms: int, usage: msgspec.Raw | None = None) -> bytes:
+        """The finish of every choice, usage where it was asked for, [DONE]; our extensions on the last JSON chunk.
+
+        `usage` is JSON to stand in the place of what the upstream counted.
+        """
         chunks = [self._bare([render_finish(finish)]) for _, finish in sorted(self._finishes.items())]
         if self._wants_usage:
             for chunk in chunks:
                 chunk["usage"] = None
-            if self.usage is not None:
-                chunks.append({**self._bare([]), "usage": render_usage(self.usage.usage)})
+            if usage is not None or self.usage is not None:
+                counted = usage or (self.usage and render_usage(self.usage.usage))
+                chunks.append({**self._bare([]), "usage": counted})
         if not chunks:
             chunks.append(self._bare([{"index": 0, "delta": {}, "finish_reason": None}]))
         chunks[-1]["provider"] = self._stamp.provider

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 JSON = b"content-type: application/json\r\n"
 TEXT = b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
 EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+LONGEST_NAME = 100  # characters
 EXPOSED = b"x-request-id, x-error-code, x-provider, x-dropped-params, retry-after, x-should-retry, " + b", ".join(
     b"x-ratelimit-%b-%b" % (what, window)
     for window in (b"minute", b"hour", b"day", b"month")
@@ -24,13 +25,24 @@ EXPOSED = b"x-request-id, x-error-code, x-provider, x-dropped-params, retry-afte
 
 
 def success_headers(
-    worker: Worker, exchange: Exchange, request: ChatRequest, upstream: Upstream, request_id: bytes
+    worker: Worker,
+    exchange: Exchange,
+    request: ChatRequest,
+    upstream: Upstream,
+    request_id: bytes,
+    dropped: tuple[str, ...] = (),
 ) -> bytes:
-    """The head lines of a good answer."""
+    """The head lines of a good answer. `dropped`: fields that this upstream was not told."""
     lines = b"%bx-request-id: %b\r\n%b" % (EVENTS if request.stream else JSON, request_id, upstream.header)
-    if request.ignored:
-        lines += b"x-dropped-params: %b\r\n" % ", ".join(request.ignored).encode()
+    if request.ignored or dropped:
+        names = dict.fromkeys(request.ignored + dropped)
+        lines += b"x-dropped-params: %b\r\n" % ", ".join(filter(is_name, names)).encode()
     return lines + cors_lines(worker.origins, exchange) if worker.origins else lines
+
+
+def is_name(field: str) -> bool:
+    """May a caller's field stand in a header as it is? What is no name of a parameter is not listed."""
+    return field.isascii() and field.isprintable() and "," not in field and len(field) <= LONGEST_NAME
 
 
 def cors_lines(origins: frozenset[bytes], exchange: Exchange) -> bytes:

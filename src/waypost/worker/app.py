@@ -18,6 +18,7 @@ import uvloop
 from waypost import config, errors, journal_file
 from waypost.errors import Refusal
 from waypost.http.exchange import Exchange
+from waypost.http.fetch import Fetcher
 from waypost.http.message import Limits
 from waypost.http.pool import Names
 from waypost.http.server import Server
@@ -38,6 +39,7 @@ from waypost.worker.natives import Natives
 from waypost.worker.prices import FRESH, Prices
 from waypost.worker.tokens import Tokens
 from waypost.worker.upstreams import Snapshot, find_target
+from waypost.worker.vault import Vault
 from waypost.worker.walk import Walk
 
 log = logging.getLogger("waypost.worker")
@@ -76,6 +78,8 @@ class Worker:
         )
         self.books = Books(self.leases, self.journal, settings, lambda: self.identities.look_ups)
         self.identities = Identities(self.link)
+        self.vault = Vault(self.clock)
+        self.fetcher = Fetcher(self.deadlines, self.names)
         self.natives = Natives(self.link)
         self.prices = Prices(self.link)
         self.catalogue = Catalogue(self.link, self.natives)

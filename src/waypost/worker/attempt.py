@@ -13,7 +13,7 @@ from waypost.http.client import BROKEN, BUSY, CLOSED, TIMEOUT, ClientConnection,
 from waypost.http.exchange import Exchange
 from waypost.http.timers import NEVER, Deadlines
 from waypost.worker.books import Entry
-from waypost.worker.relay import Relay, UpstreamError, WholeRelay
+from waypost.worker.relay import Relay, UpstreamError
 from waypost.worker.upstreams import Upstream
 from waypost.worker.walk import Signal
 
@@ -77,7 +77,7 @@ class Attempt:
         self.upstream = upstream
         self.relay = relay
         self._headers = headers
-        self._stream = not isinstance(relay, WholeRelay)
+        self._stream = not relay.is_whole
         self._keepalive = keepalive if self._stream and keepalive else NEVER
         # No limit can come nearer than this without a look at it in time, so reads need not touch the deadline.
         self._patience = self._keepalive if self._keepalive < upstream.patience else upstream.patience
@@ -251,8 +251,12 @@ class Attempt:
 
     def _failed_status(self) -> Outcome:
         """What an answer that is not 200 means."""
+        dialect, body = self.upstream.dialect, b"".join(self._body or ())
         status = self._status
-        message, code, param = parse_error(b"".join(self._body or ()))
+        if dialect is None:
+            message, code, param = parse_error(body)
+        else:
+            status, message, code, param = dialect.read_error(status, body)
         message = self.upstream.redact(message)
         if status in CONTENT:
             row = "CONTEXT_LENGTH_EXCEEDED" if is_context_length(message, code) else "INVALID_REQUEST"

@@ -13,6 +13,7 @@ import msgspec
 
 from waypost.config import Config
 from waypost.errors import Refusal
+from waypost.formats.openai_answer import render_usage
 from waypost.formats.openai_chat import ChatRequest, Fields, decode_fields, encode
 from waypost.formats.usage import estimate_completion, estimate_tokens, parse_usage
 from waypost.messages import Identity
@@ -335,8 +336,17 @@ class Entry:
 
     def render_usage(self, raw: msgspec.Raw | None, observed: int) -> msgspec.Raw:
         """The usage that the caller sees where it is not the upstream's own: an estimate, or with its cost."""
-        usage, is_estimated = self._usage(raw, observed)
+        usage, is_estimated = self._usage(raw, None, observed)
         fields = decode_fields(raw) if raw is not None else render_plain_usage(usage)
+        return self._completed(fields, usage, is_estimated)
+
+    def render_counted(self, counted: Usage | None, observed: int) -> msgspec.Raw:
+        """The same where the upstream's own usage is not OpenAI's."""
+        usage, is_estimated = self._usage(None, counted, observed)
+        fields = decode_fields(encode(render_usage(usage))) if counted is not None else render_plain_usage(usage)
+        return self._completed(fields, usage, is_estimated)
+
+    def _completed(self, fields: Fields, usage: Usage, is_estimated: bool) -> msgspec.Raw:
         if is_estimated:
             fields["estimated"] = msgspec.Raw(b"true")
         price = self.attempt.upstream.price if self.attempt is not None else None
@@ -380,12 +390,12 @@ class Entry:
     def _settle_used(self, status: int, code: str) -> None:
         assert self.attempt is not None
         relay = self.attempt.relay
-        usage, is_estimated = self._usage(relay.usage, relay.observed)
+        usage, is_estimated = self._usage(relay.usage, relay.counted, relay.observed)
         raw = bytes(relay.usage)[:RAW_USAGE] if relay.usage is not None else b""
         self._settle(status, code, 1, usage, is_estimated, raw)
 
-    def _usage(self, raw: msgspec.Raw | None, observed: int) -> tuple[Usage, bool]:
-        usage = parse_usage(raw) if raw is not None else None
+    def _usage(self, raw: msgspec.Raw | None, counted: Usage | None, observed: int) -> tuple[Usage, bool]:
+        usage = parse_usage(raw) if raw is not None and counted is None else counted
         if usage is not None:
             return usage, False
         return Usage(fresh=estimate_tokens(self._exchange.body), output=estimate_completion(observed)), True

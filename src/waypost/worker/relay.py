@@ -24,6 +24,7 @@ from waypost.formats.openai_chat import (
     encode,
     parse_error,
 )
+from waypost.records import Usage
 
 BODY_LIMIT = 32 * 1024 * 1024  # bytes of an upstream's whole answer
 EVENT_LIMIT = 4 * 1024 * 1024  # bytes of one event
@@ -57,8 +58,10 @@ class Relay(Protocol):
     """`feed` what arrived and send what it returns; `end` once the upstream's body is complete."""
 
     usage: msgspec.Raw | None  # as the upstream gave it
+    counted: Usage | None  # the same, understood; None where it is OpenAI's, which the books read themselves
     observed: int  # bytes of the model's words so far, about: what an estimate goes by if no usage comes
     done: bool  # the terminal marker has been seen: nothing more is to come
+    is_whole: bool  # not streaming
 
     def feed(self, data: bytes) -> bytes:
         """Raises UpstreamError."""
@@ -70,13 +73,15 @@ class Relay(Protocol):
 class WholeRelay:
     """Not streaming: one event, the whole answer."""
 
-    __slots__ = ("_parts", "_size", "_stamp", "done", "observed", "usage")
+    is_whole = True
+    __slots__ = ("_parts", "_size", "_stamp", "counted", "done", "observed", "usage")
 
     def __init__(self, stamp: Stamp) -> None:
         self._stamp = stamp
         self._parts: list[bytes] = []
         self._size = 0
         self.usage: msgspec.Raw | None = None
+        self.counted: Usage | None = None
         self.observed = 0
         self.done = False
 
@@ -132,9 +137,10 @@ class Learned(msgspec.Struct, frozen=True):
 class StreamRelay:
     """Streaming: server-sent events, id and model the same in every chunk, the end never claimed without a marker."""
 
+    is_whole = False
     __slots__ = (
         "_committed", "_created", "_frame", "_held", "_include_usage", "_learned", "_overhead", "_pending", "_quick",
-        "_stamp", "_tail", "done", "finished", "observed", "usage",
+        "_stamp", "_tail", "counted", "done", "finished", "observed", "usage",
     )  # fmt: skip
 
     def __init__(self, stamp: Stamp, include_usage: bool) -> None:
@@ -150,6 +156,7 @@ class StreamRelay:
         self._overhead = 0
         self._created = msgspec.Raw(b"0")
         self.usage: msgspec.Raw | None = None
+        self.counted: Usage | None = None
         self.observed = 0
         self.finished = False  # a finish_reason has been seen
         self.done = False

@@ -10,12 +10,15 @@ import msgspec
 
 from waypost import config
 from waypost.errors import Refusal
+from waypost.formats.format import Unsupported
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
 from waypost.http.exchange import Exchange
 from waypost.messages import Identity
 from waypost.worker.answers import end_killed, refuse, success_headers
+from waypost.worker.asking import Asking, nobody_can
 from waypost.worker.attempt import Attempt, Outcome
 from waypost.worker.books import Entry
+from waypost.worker.credentials import CredentialsUnavailable
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
 from waypost.worker.upstreams import Snapshot, Upstream
 
@@ -84,6 +87,8 @@ async def answer(
         return int((clock() - arrived) * 1000)
 
     failures: list[tuple[Upstream, Outcome]] = []
+    unable: list[Unsupported] = []
+    asking: Asking | None = None
     stamp_id = msgspec.Raw(b'"%b"' % request_id)
     model = request.fields["model"]
     for upstream in chain:  # 5. Route: the chain's own order
@@ -91,13 +96,25 @@ async def answer(
         stamp = Stamp(stamp_id, model, upstream.name, latency_ms, entry.render_usage, request.wants_cost)
         relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
         headers = success_headers(worker, exchange, request, upstream, request_id)
+        sent = b""
+        if upstream.dialect is not None:  # another format: the request is translated, and so is the answer
+            asking = asking or Asking(worker, exchange, entry, request, request_id)
+            try:
+                put = await asking.put(upstream, upstream.dialect, stamp)
+            except Unsupported as refusal:
+                unable.append(refusal)
+                continue
+            except CredentialsUnavailable as error:
+                failures.append((upstream, Outcome("PROVIDER_ERROR", str(error))))
+                continue
+            relay, headers, sent = put.relay, put.headers, put.sent
         attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines, entry)
         entry.began(attempt)
         began = clock()
         try:
             # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
-            body = render_request(request, upstream.model_field)
-            outcome = await attempt.run(upstream.render(body, request.stream))
+            sent = sent or upstream.render(render_request(request, upstream.model_field), request.stream)
+            outcome = await attempt.run(sent)
         finally:
             attempt.close()
         if not outcome.code:
@@ -107,7 +124,7 @@ async def answer(
             raise as_refusal(outcome)
         log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
         failures.append((upstream, outcome))
-    raise as_refusal(summary(failures))
+    raise as_refusal(summary(failures)) if failures else nobody_can(unable)
 
 
 def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes, entry: Entry | None) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 
 import msgspec
 
-from waypost import __version__, config, providers
+from waypost import __version__, config, provider_settings, providers
+from waypost.formats import vertex
 from waypost.http.pool import Names, Pool, Target
 from waypost.http.proxy import proxy_for
 from waypost.http.timers import Deadlines
 from waypost.messages import Identity
 from waypost.pricing import Price
+from waypost.worker.dialect import Dialect, Speech, is_plain
 
 IDLE_SECONDS = 4.0  # below the 5 s after which common servers close an unused connection
 REMEMBERED = 10_000  # answers to "does this plan include this model?"
@@ -26,6 +28,7 @@ class Upstream:
 
     __slots__ = (
         "_heads",
+        "dialect",
         "header",
         "model",
         "model_field",
@@ -38,7 +41,10 @@ class Upstream:
         "timeouts",
     )
 
-    def __init__(self, provider: str, model: str, settings: config.Provider, secrets: list[str], pool: Pool) -> None:
+    def __init__(
+        self, provider: str, model: str, settings: config.Provider, speech: Speech, own: config.Model | None, pool: Pool
+    ) -> None:
+        """`own`: the settings of the configured model in whose chain this is a link."""
         self.provider = provider
         self.name = msgspec.Raw(msgspec.json.encode(provider))
         self.price: Price | None = None  # `Prices.attach` finds it before the first request
@@ -48,9 +54,17 @@ class Upstream:
         self.timeouts = timeouts = settings.timeouts
         self.patience = min(timeouts.first_byte, timeouts.idle, timeouts.total)  # the nearest of an attempt's limits
         self.pool = pool
-        self.secrets = secrets  # so that no answer of theirs can carry one on
-        url = urllib.parse.urlsplit(base_url(provider, settings) + "/chat/completions")
-        self._heads = itertools.cycle([(render_head(url, key, False), render_head(url, key, True)) for key in secrets])
+        self.secrets = speech.secrets  # so that no answer of theirs can carry one on
+        # None: OpenAI's format as it stands, whose heads can be made beforehand.
+        is_openai = speech.kind in ("openai", "azure")
+        self.dialect = None if is_plain(speech, model, own) else Dialect(speech, model, own)
+        if is_openai:
+            url = urllib.parse.urlsplit(base_url(provider, settings) + openai_path(speech, model, "/chat/completions"))
+            key_line = "api-key: " if speech.kind == "azure" else "authorization: Bearer "
+            self._heads = itertools.cycle([
+                (render_head(url, key_line + key, False), render_head(url, key_line + key, True))
+                for key in speech.secrets()
+            ])  # fmt: skip
 
     def render(self, body: bytes, stream: bool) -> bytes:
         """One whole request; several keys take turns."""
@@ -58,17 +72,27 @@ class Upstream:
 
     def redact(self, text: str) -> str:
         """An upstream's words without our keys."""
-        for secret in self.secrets:
+        for secret in self.secrets():
             text = text.replace(secret, "…")
         return text
 
 
-def render_head(url: urllib.parse.SplitResult, key: str, stream: bool) -> bytes:
+def openai_path(speech: Speech, model: str, path: str) -> str:
+    """What stands behind the base URL: at Azure the deployment with its version, or Azure's own v1."""
+    if speech.kind != "azure":
+        return path
+    if not speech.api_version:
+        return path if speech.path.endswith("/v1") else f"/v1{path}"
+    deployment = urllib.parse.quote(model, safe="")
+    return f"/deployments/{deployment}{path}?api-version={urllib.parse.quote(speech.api_version)}"
+
+
+def render_head(url: urllib.parse.SplitResult, key_line: str, stream: bool) -> bytes:
     """A request head up to the value of Content-Length."""
     lines = (
-        f"POST {url.path} HTTP/1.1",
+        f"POST {url.path}{'?' if url.query else ''}{url.query} HTTP/1.1",
         f"host: {url.netloc}",
-        f"authorization: Bearer {key}",
+        key_line,
         "content-type: application/json",
         f"accept: {'text/event-stream' if stream else 'application/json'}",
         "accept-encoding: identity",
@@ -80,7 +104,10 @@ def render_head(url: urllib.parse.SplitResult, key: str, stream: bool) -> bytes:
 
 def base_url(name: str, settings: config.Provider) -> str:
     """Where a provider lives, without a slash at the end."""
-    return (settings.base_url or providers.BY_NAME[name].base_url).rstrip("/")
+    url = settings.base_url
+    if not url and provider_settings.kind_of(name, settings) == "vertex":
+        url = vertex.base_url(settings.location)
+    return (url or provider_settings.default_base_url(name, settings)).rstrip("/")
 
 
 def listed_providers(settings: config.Config) -> tuple[str, ...]:
@@ -90,7 +117,7 @@ def listed_providers(settings: config.Config) -> tuple[str, ...]:
         for name, provider in settings.providers.items()
         if name in providers.BY_NAME
         and providers.BY_NAME[name].listed is not None
-        and base_url(name, provider) == providers.BY_NAME[name].base_url
+        and provider.base_url.rstrip("/") in ("", providers.BY_NAME[name].base_url)
     )
 
 
@@ -103,7 +130,7 @@ class Snapshot:
         """`pools` are an older snapshot's: connections to the same targets are kept. Raises config.ConfigError."""
         self.settings = settings
         self.pools: dict[Target, Pool] = {}
-        self._secrets: dict[str, list[str]] = {}
+        self._speeches: dict[str, Speech] = {}
         self._targets: dict[str, Target] = {}
         for name, provider in settings.providers.items():
             target = self._targets[name] = find_target(name, provider)
@@ -112,21 +139,21 @@ class Snapshot:
                     self.pools[target] = pools.get(target) or Pool(target, deadlines, names)
                 except OSError as error:
                     raise config.ConfigError(f"[providers.{name}] ca: {provider.ca}: {error}") from None
-            self._secrets[name] = [key.reveal() for key in provider.keys]
+            self._speeches[name] = Speech(name, provider, base_url(name, provider), deadlines, names)
         self._chains = {
-            name: [self._upstream(*link.split("/", 1)) for link in model.chain]
-            for name, model in settings.models.items()
+            name: [self._upstream(link, model) for link in model.chain] for name, model in settings.models.items()
         }
         for bare, links in bare_ids(settings).items():
-            self._chains[bare] = [self._upstream(*link.split("/", 1)) for link in links]
+            self._chains[bare] = [self._upstream(link) for link in links]
         self._impromptu: dict[str, list[Upstream]] = {}
         self.listed = listed_providers(settings)
         self._allowed: dict[tuple[str, str], bool] = {}
         self.admitted: dict[Admission, list[Upstream]] = {}
 
-    def _upstream(self, provider: str, model: str) -> Upstream:
-        settings = self.settings.providers[provider]
-        return Upstream(provider, model, settings, self._secrets[provider], self.pools[self._targets[provider]])
+    def _upstream(self, link: str, own: config.Model | None = None) -> Upstream:
+        provider, _, model = link.partition("/")
+        settings, pool = self.settings.providers[provider], self.pools[self._targets[provider]]
+        return Upstream(provider, model, settings, self._speeches[provider], own, pool)
 
     def chain(self, model: str) -> list[Upstream] | None:
         """The upstreams for a model's name, in order; None where nothing serves it."""
@@ -142,7 +169,7 @@ class Snapshot:
         """Keep, for a while, the chain of a name that is not configured: pairs of provider and upstream model id."""
         if len(self._impromptu) >= IMPROMPTU:
             self._impromptu.clear()
-        chain = self._impromptu[model] = [self._upstream(*link) for link in links]
+        chain = self._impromptu[model] = [self._upstream("/".join(link)) for link in links]
         return chain
 
     def remember(self, identity: Identity, model: str, chain: list[Upstream]) -> list[Upstream]:

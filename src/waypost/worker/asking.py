@@ -1,0 +1,164 @@
+"""One request, put to upstreams that do not speak the caller's format: read once, rendered for each that is tried."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from waypost.chat import Chat
+from waypost.errors import Refusal
+from waypost.formats import openai_answer
+from waypost.formats.accented import speak
+from waypost.formats.accents import Accent
+from waypost.formats.format import Format, Rendered, Unsupported
+from waypost.formats.openai_chat import NULL, ChatRequest, render_request
+from waypost.formats.openai_request import parse_chat
+from waypost.http.exchange import Exchange
+from waypost.worker import media
+from waypost.worker.accented_relay import AccentedStream, AccentedWhole
+from waypost.worker.answers import success_headers
+from waypost.worker.dialect import Dialect
+from waypost.worker.judging import judge_of
+from waypost.worker.needs import check_needs
+from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
+from waypost.worker.translate import StreamTranslator, Terms, WholeTranslator
+
+if TYPE_CHECKING:
+    from waypost.worker.app import Worker
+    from waypost.worker.books import Entry
+    from waypost.worker.upstreams import Upstream
+
+
+class Put(msgspec.Struct, frozen=True):
+    """A request on its way: who reads the answer, the head lines of a good one, and the bytes for the upstream."""
+
+    relay: Relay
+    headers: bytes
+    sent: bytes
+
+
+class Preferences(msgspec.Struct, frozen=True):
+    """Of the caller's `provider`, what is obeyed here."""
+
+    require_parameters: bool | None = None
+
+
+decode_preferences = msgspec.json.Decoder(Preferences).decode
+
+
+class Asking:
+    """Owned by one request. Nothing is read before the first upstream of another format is tried."""
+
+    def __init__(
+        self, worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, request_id: bytes
+    ) -> None:
+        self._worker = worker
+        self._exchange = exchange
+        self._entry = entry
+        self._request = request
+        self._id = request_id
+        self._chat: Chat | None = None
+        self._fetched: dict[frozenset[str], Chat] = {}  # by the URLs that were fetched
+
+    async def put(self, upstream: Upstream, dialect: Dialect, stamp: Stamp) -> Put:
+        """The request as this upstream wants it. Raises Unsupported, Refusal, CredentialsUnavailable."""
+        request = self._request
+        if dialect.format is None:
+            return self._as_it_is(upstream, dialect, stamp)
+        chat = await self._prepared(dialect)
+        rendered = dialect.format.render_request(chat, dialect.model)
+        dropped = self._dropped(rendered.dropped, upstream)
+        sent = await dialect.render(rendered, request.stream)
+        terms = self._terms(chat, dialect, dialect.format, rendered, stamp)
+        relay: Relay = StreamTranslator(terms) if request.stream else WholeTranslator(terms)
+        return Put(relay, success_headers(self._worker, self._exchange, request, upstream, self._id, dropped), sent)
+
+    def _as_it_is(self, upstream: Upstream, dialect: Dialect, stamp: Stamp) -> Put:
+        """OpenAI's format, for a provider with an accent, or a model of which something is known."""
+        request, accent = self._request, dialect.accent
+        check_needs(request.fields, dialect.model)
+        dropped: tuple[str, ...] = ()
+        relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
+        if accent is not None:
+            spoken = speak(accent, request.fields, upstream.model)
+            dropped = self._dropped(spoken.dropped, upstream)
+            if not accent.is_plain or spoken.hides_reasoning:
+                relay = accented(stamp, request, accent, not spoken.hides_reasoning)
+            # Where stream_options are not known, usage comes all the same.
+            stream = request.stream and accent.stream_usage
+            request = msgspec.structs.replace(request, fields=spoken.fields, stream=stream)
+        headers = success_headers(self._worker, self._exchange, self._request, upstream, self._id, dropped)
+        sent = upstream.render(render_request(request, upstream.model_field), self._request.stream)
+        return Put(relay, headers, sent)
+
+    def _terms(self, chat: Chat, dialect: Dialect, format: Format, rendered: Rendered, stamp: Stamp) -> Terms:
+        entry, vault, account = self._entry, self._worker.vault, self._entry.account
+        return Terms(
+            format,
+            rendered.reading,
+            openai_answer.Stamp(stamp.id, stamp.model, stamp.provider, created()),
+            stamp.latency_ms,
+            self._request.include_usage,
+            not chat.reasoning.exclude,
+            entry.render_counted,
+            lambda kept: vault.keep(account, kept),
+            judge_of(chat.response_format, rendered.reading, dialect.model.schema),
+        )
+
+    async def _prepared(self, dialect: Dialect) -> Chat:
+        """The request, with what the client dropped of it, and with media in it that the upstream does not fetch."""
+        chat = self._chat
+        if chat is None:
+            read = parse_chat(self._request.fields)
+            chat = self._chat = self._worker.vault.complete(self._entry.account, read)
+        if not dialect.speech.fetches_media:
+            return chat
+        found = media.places(chat, dialect.model)
+        if not found:
+            return chat
+        known = self._fetched.get(frozenset(found))
+        if known is None:
+            fetching = asyncio.ensure_future(media.fetched(chat, found, self._worker.fetcher.fetch))
+            known = self._fetched[frozenset(found)] = await fetching
+        return known
+
+    def _dropped(self, dropped: tuple[str, ...], upstream: Upstream) -> tuple[str, ...]:
+        """The same, where the caller lets that happen. Raises Unsupported, Refusal."""
+        if dropped and self._requires_parameters():
+            raise Unsupported(dropped[0], f"{upstream.provider}/{upstream.model} has no such parameter")
+        return dropped
+
+    def _requires_parameters(self) -> bool:
+        """`provider.require_parameters`. Raises Refusal."""
+        raw = self._request.fields.get("provider", NULL)
+        if raw == NULL:
+            return False
+        try:
+            return bool(decode_preferences(raw).require_parameters)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            message = "provider: must be an object, and require_parameters in it true or false."
+            raise Refusal("INVALID_REQUEST", message, param="provider") from None
+
+
+def accented(stamp: Stamp, request: ChatRequest, accent: Accent, show_reasoning: bool) -> Relay:
+    """Who reads an answer with an accent."""
+    if request.stream:
+        return AccentedStream(StreamRelay(stamp, request.include_usage), accent, show_reasoning)
+    return AccentedWhole(stamp, accent, show_reasoning)
+
+
+def nobody_can(refusals: list[Unsupported]) -> Refusal:
+    """What to say when no target can serve a request: what the first one lacks, and that the others lack something."""
+    first = refusals[0]
+    if len(refusals) == 1:
+        return first
+    rest = "; ".join(dict.fromkeys(refusal.message.rstrip(".") for refusal in refusals[1:]))
+    return Refusal("INVALID_REQUEST", f"{first.message.rstrip('.')}; {rest}.", param=first.param)
+
+
+def created() -> int:
+    """Seconds since 1970 UTC."""
+    return int(time.time())
