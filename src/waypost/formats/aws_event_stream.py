@@ -20,6 +20,8 @@ CHECKSUM = struct.Struct(">I")
 LEAST = PRELUDE.size + CHECKSUM.size
 FRAME_LIMIT = 24 * 1024 * 1024  # bytes; the specification's own
 
+KNOWN = 32  # headers that are kept to be met again
+
 Header = bool | int | bytes | str
 
 # The types of a header's value, by their number: how those of a fixed length are read.
@@ -46,10 +48,11 @@ class Frame(msgspec.Struct, frozen=True):
 class FrameSplitter:
     """Cuts a stream into its frames. Owned by one answer."""
 
-    __slots__ = ("_tail",)
+    __slots__ = ("_known", "_tail")
 
     def __init__(self) -> None:
         self._tail = b""
+        self._known: dict[bytes, dict[str, Header]] = {}  # headers met before: a stream has few
 
     @property
     def is_between(self) -> bool:
@@ -57,10 +60,7 @@ class FrameSplitter:
         return not self._tail
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete. Raises BadAnswer where a checksum or a length is wrong.
-
-        What comes before a broken frame in the same piece is not returned: feed pieces as they arrive, or use `cut`.
-        """
+        """The frames that are complete. Raises BadAnswer where a checksum or a length is wrong; `cut` loses nothing."""
         frames, error = self.cut(data)
         if error is not None:
             raise error
@@ -76,7 +76,7 @@ class FrameSplitter:
                 total = check_prelude(data, at)
                 if len(data) - at < total:
                     break
-                frames.append(parse_frame(data[at : at + total]))
+                frames.append(parse_frame(data[at : at + total], self._known))
                 at += total
         except BadAnswer as error:
             self._tail = b""
@@ -95,15 +95,21 @@ def check_prelude(data: bytes, at: int) -> int:
     return int(total)
 
 
-def parse_frame(data: bytes) -> Frame:
-    """Exactly one frame, whose prelude has been checked. Raises BadAnswer."""
+def parse_frame(data: bytes, known: dict[bytes, dict[str, Header]]) -> Frame:
+    """Exactly one frame, whose prelude has been checked; `known` is added to. Raises BadAnswer."""
     if zlib.crc32(data[: -CHECKSUM.size]) != CHECKSUM.unpack_from(data, len(data) - CHECKSUM.size)[0]:
         raise BadAnswer("the upstream sent a frame whose checksum is wrong")
     end = PRELUDE.size + PRELUDE.unpack_from(data)[1]
+    raw = data[PRELUDE.size : end]
+    headers = known.get(raw)
+    if headers is not None:
+        return Frame(headers, data[end : -CHECKSUM.size])
     try:
-        headers = parse_headers(data[PRELUDE.size : end])
+        headers = parse_headers(raw)
     except (struct.error, IndexError, UnicodeDecodeError, ValueError):
         raise BadAnswer("the upstream sent a frame whose headers can't be read") from None
+    if len(known) < KNOWN:
+        known[raw] = headers
     return Frame(headers, data[end : -CHECKSUM.size])
 
 
