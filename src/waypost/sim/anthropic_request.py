@@ -6,6 +6,7 @@ users of the API have published.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -244,11 +245,17 @@ def _check_media(request: _Request) -> str | None:
     return None
 
 
+def _merged(request: _Request) -> Iterator[tuple[int, list[Block]]]:
+    """The turns: messages of the same role that follow each other are one, numbered by the first of them."""
+    for _, group in itertools.groupby(enumerate(request.messages), lambda numbered: numbered[1].role):
+        messages = list(group)
+        yield messages[0][0], [block for _, message in messages for block in _blocks(message)]
+
+
 def _check_tool_results(request: _Request) -> str | None:
     waiting: set[str] = set()
     before = -1
-    for i, message in enumerate(request.messages):
-        blocks = _blocks(message)
+    for i, blocks in _merged(request):
         answered = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
         for j, identity in enumerate(answered):
             if identity not in waiting:
@@ -297,7 +304,7 @@ def _check_thinking(request: _Request) -> str | None:
             return "`max_tokens` must be greater than `thinking.budget_tokens`."
         if problem := _without_thinking(request):
             return problem
-    if (request.tool_choice or {}).get("type") in ("any", "tool"):
+    if thinking["type"] == "enabled" and (request.tool_choice or {}).get("type") in ("any", "tool"):
         return "Thinking may not be enabled when tool_choice forces tool use."
     if request.temperature not in (None, 1):
         return "`temperature` may only be set to 1 when thinking is enabled."

@@ -67,19 +67,20 @@ class _Nova(msgspec.Struct):
 
 
 _BODIES: tuple[tuple[str, type[_Titan] | type[_Cohere] | type[_Nova]], ...] = (
-    ("cohere.embed", _Cohere),
-    ("nova-2-multimodal-embeddings", _Nova),
-    ("titan-embed", _Titan),
+    ("texts", _Cohere),
+    ("taskType", _Nova),
+    ("inputText", _Titan),
 )
 
 
 def parse_question(body: bytes, target: Target) -> Question:
-    """A request body as a question; which one it is goes by the model's id."""
-    shape = next((shape for name, shape in _BODIES if name in target.model), None)
+    """A request body as a question; whose it is goes by its members, as the model's id may be a profile's."""
+    node = msgspec.json.decode(body)
+    shape = next((shape for name, shape in _BODIES if isinstance(node, dict) and name in node), None)
     if shape is None:
         raise invalid("The simulator invokes embedding models only: Titan, Nova and Cohere. Others speak Converse.")
     try:
-        wanted = msgspec.json.decode(body, type=shape).wanted
+        wanted = msgspec.convert(node, shape).wanted
     except msgspec.ValidationError as error:
         raise invalid(f"Malformed input request: {error}, please reformat your input and try again.") from None
     if not wanted.texts or "" in wanted.texts or len(wanted.texts) > _MOST:
@@ -100,7 +101,8 @@ def render_answer(question: Question, answer: Answer, behaviour: Behaviour, iden
     family, *encodings = wanted.encodings
     body: dict[str, Any]
     if family == "titan":
-        body = {"embedding": made[0], "embeddingsByType": {"float": made[0]}}
+        body = {"embedding": made[0]}
+        body |= {} if "embed-text-v1" in question.model else {"embeddingsByType": {"float": made[0]}}
         body |= {} if behaviour.usage == "never" else render_usage(answer)
     elif family == "nova":
         body = {"embeddings": [{"embedding": made[0], "embeddingType": "TEXT"}]}

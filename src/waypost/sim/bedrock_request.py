@@ -27,7 +27,7 @@ _DOCUMENT_NAME = re.compile(r"(?!.*\s\s)[a-zA-Z0-9\s\-()\[\]]{1,200}")
 _FORMATS: dict[str, tuple[str, ...]] = {
     "image": ("png", "jpeg", "gif", "webp"),
     "document": ("pdf", "csv", "doc", "docx", "xls", "xlsx", "html", "txt", "md"),
-    "video": ("mkv", "mov", "mp4", "webm", "flv", "mpeg", "mpg", "wmv", "three_gp"),
+    "video": ("mkv", "mov", "mp4", "webm", "flv", "mpeg", "mpg", "wmv", "three_gp", "video/mp4"),
 }
 
 
@@ -94,7 +94,8 @@ def _tool_choice(choice: Node) -> str:
 def _thinks(fields: Node) -> bool:
     """Each vendor's models have a member of their own for it."""
     for name in ("thinking", "reasoning_config", "reasoningConfig"):
-        if (fields.get(name) or {}).get("type") in ("enabled", "adaptive"):
+        wanted = fields.get(name)
+        if (wanted.get("type") if isinstance(wanted, dict) else wanted) not in (None, "disabled"):
             return True
     return fields.get("reasoning_effort") not in (None, "none", "minimal")
 
@@ -165,11 +166,6 @@ def _check_roles(request: _Request) -> Iterator[str]:
             f"1 validation error detected: Value '{min(unknown)}' at 'messages.1.member.role' failed to satisfy "
             "constraint: Member must satisfy enum value set: [user, assistant]"
         )
-    elif roles[0] != "user":
-        yield (
-            "A conversation must start with a user message. Try again with a conversation that starts with a user "
-            "message."
-        )
     elif any(one == other for one, other in itertools.pairwise(roles)):
         yield (
             "A conversation must alternate between user and assistant roles. Make sure the conversation alternates "
@@ -188,7 +184,7 @@ def _check_content(request: _Request) -> Iterator[str]:
             place = f"messages.{i}.content.{j}"
             if len(block) != 1:
                 yield f"Only one member of the ContentBlock union at {place} may be set."
-            if "text" in block and not str(block["text"]).strip():
+            if block.get("text") == "":
                 yield (
                     f"The text field in the ContentBlock object at {place} is blank. Add text to the text field, and "
                     "try again."
@@ -249,7 +245,9 @@ def _check_results(request: _Request) -> Iterator[str]:
     """Results answer all the calls of the turn before, and nothing else."""
     waiting: list[str] = []
     for i, message in enumerate(request.messages):
-        answered = [str(block["toolResult"].get("toolUseId")) for block in message.content if "toolResult" in block]
+        # What the model's own tools said stands in its own turn.
+        results = [block["toolResult"] for block in message.content if "toolResult" in block]
+        answered = [str(result.get("toolUseId")) for result in results if message.role == "user"]
         if missing := [identity for identity in waiting if identity not in answered]:
             yield f"Expected toolResult blocks at messages.{i}.content for the following Ids: {', '.join(missing)}"
         if len(answered) > len(waiting):
@@ -257,7 +255,12 @@ def _check_results(request: _Request) -> Iterator[str]:
                 f"The number of toolResult blocks at messages.{i}.content exceeds the number of toolUse blocks of "
                 "previous turn."
             )
-        waiting = [str(block["toolUse"].get("toolUseId")) for block in message.content if "toolUse" in block]
+        waiting = [str(call.get("toolUseId")) for call in _calls(message)]
+
+
+def _calls(message: _Message) -> list[Node]:
+    calls = [block["toolUse"] for block in message.content if "toolUse" in block]
+    return [call for call in calls if call.get("type") != "server_tool_use"]
 
 
 def _check_signatures(request: _Request) -> Iterator[str]:

@@ -91,8 +91,8 @@ def _calls(question: Question, answer: Answer, choice: Choice) -> Iterator[dict[
         yield part
 
 
-def _end(choice: Choice, index: int) -> dict[str, Any]:
-    """The members of a candidate that say why it ended."""
+def _end(choice: Choice, index: int, whole: bool = True) -> dict[str, Any]:
+    """The members of a candidate that say why it ended; of calls a stream says less than a `whole` answer."""
     made: dict[str, Any] = {"finishReason": _ENDS[choice.finish_reason], "index": index}
     if choice.finish_reason == "content_filter":
         made["safetyRatings"] = [
@@ -102,7 +102,7 @@ def _end(choice: Choice, index: int) -> dict[str, Any]:
         ]
     elif choice.finish_reason == "malformed":
         made["finishMessage"] = "Malformed function call: print(default_api.get_weather(location='Paris'"
-    elif choice.tool_calls:
+    elif choice.tool_calls and whole:
         made["finishMessage"] = "Model generated function call(s)."
     return made
 
@@ -185,7 +185,7 @@ def render_events(
             said[index] += size
             last = turn == len(chunks) - 1
             candidate: dict[str, Any] = {"content": {"parts": [part], "role": "model"} if part else {"role": "model"}}
-            candidate |= _end(answer.choices[index], index) if last else {"index": index}
+            candidate |= _end(answer.choices[index], index, False) if last else {"index": index}
             # Rounded so that the last chunk's count is the answer's.
             so_far = min(whole, -(-sum(said) // 4)) if not last else whole
             usage = _usage(answer, so_far, thought)

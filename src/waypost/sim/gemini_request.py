@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +33,7 @@ def _members(names: str) -> frozenset[str]:
 
 _TOP = _members(
     "contents systemInstruction generationConfig tools toolConfig safetySettings cachedContent labels model "
-    "serviceTier store"
+    "serviceTier store modelArmorConfig"
 )
 _GENERATION = _members(
     "stopSequences responseMimeType responseSchema responseJsonSchema _responseJsonSchema responseModalities "
@@ -168,7 +169,7 @@ def _turns(node: Node) -> Iterator[Said]:
         if rest:
             called = tuple(str(call["name"]) for part in rest if (call := member(part, "functionCall")))
             shown = tuple(media for part in rest if (media := _media(part)))
-            yield Said("assistant" if content.get("role") == "model" else "user", _texts(rest), called, media=shown)
+            yield Said("assistant" if _role(content) == "model" else "user", _texts(rest), called, media=shown)
 
 
 def _texts(parts: list[Node]) -> str:
@@ -197,7 +198,8 @@ def _tools(node: Node) -> Iterator[Tool]:
 
 
 def _declarations(node: Node) -> Iterator[Node]:
-    for tool in node.get("tools") or ():
+    tools = node.get("tools") or ()
+    for tool in [tools] if isinstance(tools, dict) else tools:
         yield from member(tool, "functionDeclarations") or ()
 
 
@@ -250,10 +252,10 @@ def _check_contents(node: Node, model: str) -> Iterator[str]:
 
 
 def _check_turns(node: Node, model: str) -> Iterator[str]:
-    """Calls and their results come in equal number, one turn right after the other."""
+    """Calls and their results come in equal number, one turn right after the other; turns of one role are one."""
     waiting = 0
-    for content in node.get("contents") or ():
-        parts = _parts(content)
+    grouped = itertools.groupby(node.get("contents") or (), lambda content: _role(content))
+    for parts in ([part for content in group for part in _parts(content)] for _, group in grouped):
         answered = sum(member(part, "functionResponse") is not None for part in parts)
         if answered != waiting:
             yield (
@@ -298,9 +300,13 @@ def _check_signatures(node: Node, model: str) -> Iterator[str]:
             return
 
 
+def _role(content: Any) -> str:
+    role = "user" if isinstance(content, str) else content.get("role")
+    return "model" if role == "model" else "user"
+
+
 def _is_asking(content: Any) -> bool:
-    user = isinstance(content, str) or content.get("role") in (None, "user")
-    return user and any(member(part, "functionResponse") is None for part in _parts(content))
+    return _role(content) == "user" and any(member(part, "functionResponse") is None for part in _parts(content))
 
 
 def _is_accepted(signature: str) -> bool:

@@ -28,7 +28,7 @@ from waypost.sim.faults import EARLY_413, Chosen, Occasion
 from waypost.sim.names import Role, UnknownNameError, read_name
 from waypost.sim.options import Behaviour
 from waypost.sim.script import Event, Refusal, Reply, Script, render_script, split_script
-from waypost.sim.target import Headers, RefusedError, Target
+from waypost.sim.target import Headers, RefusedError, Target, invalid
 
 _CACHED = 8192
 
@@ -198,7 +198,11 @@ def _unknown(message: str) -> Refusal:
 # Pure, so that the repeated requests of a load test are read and thought about once.
 @functools.lru_cache(256)
 def _read(parse: Callable[[bytes, Target], Question], target: Target, body: bytes) -> Reading:
-    question = parse(body, target)
+    try:
+        question = parse(body, target)
+    except (AttributeError, KeyError, TypeError) as error:
+        # The formats read most of a body as plain JSON; a member of the wrong type shows when it is used.
+        raise invalid(f"The request is not of the expected shape: {error}") from None
     mark = nonce(question.asked)
     try:
         role = read_name(question.model, target.prefix)
