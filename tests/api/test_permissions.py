@@ -85,7 +85,8 @@ def test_the_table_is_the_one_that_was_reviewed():
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 def test_every_endpoint_keeps_to_the_table(server: Server, endpoint: Endpoint, role: str):
     target = endpoint.path.replace("{id}", "999999").replace("{model}", "sim/demo")
-    body = chat_body("sim/demo", "Hello") if endpoint.name == "create_chat_completion" else b"{}"
+    is_inference = endpoint.name in ("create_chat_completion", "create_embeddings")
+    body = chat_body("sim/demo", "Hello", input="Hello") if is_inference else b"{}"
     answer = server.ask(role, endpoint.method, target, body if endpoint.body is not None else b"")
     expected = verdict(endpoint, role)
     if expected == "yes":
@@ -168,7 +169,7 @@ def test_other_methods_are_refused_with_what_there_is(server: Server, method: st
 @pytest.mark.parametrize(
     "path",
     ["/", "/v1", "/v1/nope", "/v1/account", "/v1/user", "/v1/user/keys", "/v1/generation/x", "/admin", "/docs",
-     "/redoc", "/metrics/x", "/openapi.yaml", "/v1/embeddings", "/keeper.sock", "/favicon.ico"],
+     "/redoc", "/metrics/x", "/openapi.yaml", "/v1/rerank", "/keeper.sock", "/favicon.ico"],
 )  # fmt: skip
 def test_what_is_not_in_the_table_is_not_there(server: Server, path: str):
     for method in ("GET", "POST"):

@@ -71,6 +71,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("POST", "/v1/chat/completions", "inference", "create_chat_completion",
              "A model's answer to a conversation, whole or as a stream of events.",
              shapes.ChatCompletion, body=shapes.ChatRequest, kept=False),
+    Endpoint("POST", "/v1/embeddings", "inference", "create_embeddings",
+             "A vector for each text.", shapes.EmbeddingList, body=shapes.EmbeddingsRequest, kept=False),
     Endpoint("GET", "/v1/models", "key", "list_models",
              "The models that the caller's plan allows.", shapes.ModelList, kept=False),
     Endpoint("GET", "/v1/models/{model}", "key", "get_model",

@@ -80,6 +80,25 @@ class ChatCompletion(Shape, frozen=True):
     usage: dict[str, Any] | UnsetType | None = UNSET
 
 
+class EmbeddingsRequest(msgspec.Struct, frozen=True):
+    """OpenAI's embeddings request: what Waypost itself reads of it. Tokens are for OpenAI's own models alone."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    input: str | list[Any]
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+
+
+class EmbeddingList(Shape, frozen=True):
+    """OpenAI's list of embeddings; `provider` is Waypost's."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    model: str
+    provider: str
+    usage: dict[str, Any] | UnsetType = UNSET
+
+
 class ModelCard(Shape, frozen=True):
     """A model that may be called; what is not known of it is absent."""
 

@@ -8,13 +8,13 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-from waypost.formats.openai_chat import is_context_length, parse_error
+from waypost.formats.openai_chat import is_context_length
 from waypost.http.client import BROKEN, BUSY, CLOSED, TIMEOUT, ClientConnection, UpstreamFailure, find_header
 from waypost.http.exchange import Exchange
 from waypost.http.timers import NEVER, Deadlines
 from waypost.worker.books import Entry
 from waypost.worker.relay import Relay, UpstreamError
-from waypost.worker.upstreams import Upstream
+from waypost.worker.upstreams import Upstream, read_error
 from waypost.worker.walk import Signal
 
 log = logging.getLogger("waypost.attempt")
@@ -251,12 +251,7 @@ class Attempt:
 
     def _failed_status(self) -> Outcome:
         """What an answer that is not 200 means."""
-        dialect, body = self.upstream.dialect, b"".join(self._body or ())
-        status = self._status
-        if dialect is None:
-            message, code, param = parse_error(body)
-        else:
-            status, message, code, param = dialect.read_error(status, body)
+        status, message, code, param = read_error(self.upstream, self._status, b"".join(self._body or ()))
         message = self.upstream.redact(message)
         if status in CONTENT:
             row = "CONTEXT_LENGTH_EXCEEDED" if is_context_length(message, code) else "INVALID_REQUEST"

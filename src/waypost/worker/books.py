@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -27,13 +27,35 @@ from waypost.worker.link import KeeperUnavailable
 
 if TYPE_CHECKING:
     from waypost.http.exchange import Exchange
-    from waypost.worker.attempt import Attempt, Outcome
+    from waypost.worker.attempt import Outcome
     from waypost.worker.upstreams import Upstream
 
 SHORT = 4096  # bytes of a request that cannot hold an inline file to speak of
 PURSES = 20_000  # callers whose meters are at hand
 RAW_USAGE = 4096  # bytes of an upstream's own usage that a receipt keeps
 NOTHING = Usage()
+
+
+class Heard(Protocol):
+    """What has been heard of an answer so far."""
+
+    usage: msgspec.Raw | None  # as the upstream gave it
+    counted: Usage | None  # the same, understood; None where it is OpenAI's
+    observed: int  # bytes of the model's words
+
+
+class Tried(Protocol):
+    """One try at an upstream."""
+
+    upstream: Upstream
+
+    @property
+    def relay(self) -> Heard:
+        """Who hears its answer."""
+
+    @property
+    def was_sent(self) -> bool:
+        """The upstream has been asked, or is being asked."""
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -250,7 +272,7 @@ class Entry:
         self.attempts = 0
         self.first_token = 0
         self.is_killed = False
-        self.attempt: Attempt | None = None  # the latest
+        self.attempt: Tried | None = None  # the latest
 
     # Admission
 
@@ -308,7 +330,7 @@ class Entry:
 
     # On the way
 
-    def began(self, attempt: Attempt) -> None:
+    def began(self, attempt: Tried) -> None:
         """Another attempt."""
         self.attempts += 1
         self.attempt = attempt

@@ -17,6 +17,7 @@ from waypost.errors import Refusal
 from waypost.http.exchange import Exchange
 from waypost.messages import Identity
 from waypost.worker.answers import JSON, TEXT, cors_lines
+from waypost.worker.embeddings import create_embeddings
 from waypost.worker.forward import forward
 from waypost.worker.identity import credential
 from waypost.worker.serve import chat_completions
@@ -165,6 +166,8 @@ def handler_of(endpoint: Endpoint) -> Handler:
     """What answers a row. The walk asks for permission itself: there the order of refusals is part of the contract."""
     if endpoint.name == "create_chat_completion":
         return chat_completions
+    if endpoint.name == "create_embeddings":
+        return create_embeddings
     return guarded(endpoint, kept(endpoint) if endpoint.kept else LOCAL[endpoint.name])
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from waypost import __version__, config, provider_settings, providers
 from waypost.formats import vertex
+from waypost.formats.openai_chat import parse_error
 from waypost.http.pool import Names, Pool, Target
 from waypost.http.proxy import proxy_for
 from waypost.http.timers import Deadlines
@@ -38,6 +39,7 @@ class Upstream:
         "price",
         "provider",
         "secrets",
+        "speech",
         "timeouts",
     )
 
@@ -54,6 +56,7 @@ class Upstream:
         self.timeouts = timeouts = settings.timeouts
         self.patience = min(timeouts.first_byte, timeouts.idle, timeouts.total)  # the nearest of an attempt's limits
         self.pool = pool
+        self.speech = speech
         self.secrets = speech.secrets  # so that no answer of theirs can carry one on
         # None: OpenAI's format as it stands, whose heads can be made beforehand.
         is_openai = speech.kind in ("openai", "azure")
@@ -85,6 +88,12 @@ def openai_path(speech: Speech, model: str, path: str) -> str:
         return path if speech.path.endswith("/v1") else f"/v1{path}"
     deployment = urllib.parse.quote(model, safe="")
     return f"/deployments/{deployment}{path}?api-version={urllib.parse.quote(speech.api_version)}"
+
+
+def read_error(upstream: Upstream, status: int, body: bytes) -> tuple[int, str, str, str | None]:
+    """A status that is not 200 → the one that OpenAI would have given, message, code and param."""
+    dialect = upstream.dialect
+    return (status, *parse_error(body)) if dialect is None else dialect.read_error(status, body)
 
 
 def render_head(url: urllib.parse.SplitResult, key_line: str, stream: bool) -> bytes:

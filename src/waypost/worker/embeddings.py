@@ -1,0 +1,291 @@
+"""`POST /v1/embeddings`: one walk like a chat's, with the same admission, books and chain, and without a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from waypost.completion import BadAnswer
+from waypost.errors import Refusal
+from waypost.formats import bedrock_embeddings, cohere_embeddings, gemini_embeddings
+from waypost.formats.format import Model, Rendered, Unsupported
+from waypost.formats.json_gate import check_duplicates, check_shape
+from waypost.formats.openai_chat import (
+    GATEWAY_ONLY,
+    ChatRequest,
+    Fields,
+    decode_fields,
+    encode,
+    parse_object,
+    read_model,
+)
+from waypost.formats.openai_embeddings import (
+    Embeddings,
+    EmbeddingsRequest,
+    joined,
+    parse_embeddings,
+    render_embeddings,
+)
+from waypost.http.call import Reply, call
+from waypost.http.client import UpstreamFailure, find_header
+from waypost.http.exchange import Exchange
+from waypost.provider_settings import Kind
+from waypost.records import Usage
+from waypost.worker.answers import success_headers
+from waypost.worker.asking import nobody_can
+from waypost.worker.attempt import CONTENT, CREDENTIALS, FAILURE_CODES, QUOTED, Outcome, retry_after
+from waypost.worker.books import Entry
+from waypost.worker.credentials import CredentialsUnavailable
+from waypost.worker.relay import BODY_LIMIT
+from waypost.worker.serve import as_refusal, end, find_chain, summary
+from waypost.worker.upstreams import Upstream, openai_path, read_error
+
+if TYPE_CHECKING:
+    from waypost.worker.app import Worker
+
+log = logging.getLogger("waypost.serve")
+
+ONCE = (b'"model"', b'"input"', b'"dimensions"', b'"encoding_format"')
+AT_ONCE = 4  # requests to one upstream, where it takes fewer texts in one than the caller gave
+
+
+class Module(Protocol):
+    """A format's embeddings toward an upstream."""
+
+    def render_embeddings(self, asked: EmbeddingsRequest, model: Model) -> tuple[Rendered, ...]:
+        """As many requests as it needs. Raises Unsupported."""
+
+    def parse_embeddings(self, body: bytes) -> Embeddings:
+        """Raises BadAnswer."""
+
+
+MODULES: dict[Kind, Module] = {
+    "gemini": gemini_embeddings,
+    "vertex": gemini_embeddings,
+    "bedrock": bedrock_embeddings,
+    "cohere": cohere_embeddings,
+}
+
+
+class Try:
+    """One upstream's try, as the books see it; it is its own relay."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.relay = self
+        self.was_sent = False
+        self.usage: msgspec.Raw | None = None
+        self.counted: Usage | None = None
+        self.observed = 0
+
+
+class OpenaiUsage(msgspec.Struct, frozen=True):
+    """`usage` of OpenAI's answer."""
+
+    prompt_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+decode_usage = msgspec.json.Decoder(OpenaiUsage).decode
+
+
+async def create_embeddings(worker: Worker, exchange: Exchange) -> None:
+    """Parse, identify, admit, ask one upstream after the other, settle. The caller gets exactly one ending."""
+    request_id = worker.mint()
+    snapshot = worker.snapshot
+    entry: Entry | None = None
+    try:
+        identity = worker.identities.known(exchange.head) or await worker.identities.identify(
+            exchange.head, exchange.address
+        )
+        request = parse_request(exchange.body)
+        chain = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
+        if chain is None:
+            chain = await find_chain(worker, snapshot, identity, request.model)
+        entry = worker.books.open(identity, request, exchange, chain, request_id)
+        if not entry.admit():
+            await entry.admit_slowly()
+        written = worker.journal.synced()
+        if written is not None:
+            await written
+        # A task, since the calls have deadlines of their own.
+        await asyncio.ensure_future(answer(worker, exchange, entry, request, chain, request_id))
+    except Refusal as refusal:
+        end(worker, exchange, refusal, request_id, entry)
+    except asyncio.CancelledError:
+        if entry is not None and exchange.is_gone:
+            entry.ended_early("CLIENT_GONE")
+        restarting = Refusal("UNAVAILABLE", "Waypost is restarting; try again.", retry_after=1)
+        end(worker, exchange, restarting, request_id, entry)
+    except Exception:
+        log.exception("%s failed", request_id.decode())
+        end(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id, entry)
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """A body as far as admission reads it: a request whose answer takes no tokens. Raises Refusal."""
+    fields = parse_object(body)
+    check_shape(body)
+    check_duplicates(body, fields, ONCE, "input")
+    if "input" not in fields:
+        raise Refusal("INVALID_REQUEST", "input: a text, or an array of texts, is required.", param="input")
+    return ChatRequest(fields, read_model(fields), stream=False, include_usage=False, ignored=(), choices=0)
+
+
+async def answer(
+    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, chain: list[Upstream], request_id: bytes
+) -> None:
+    """One upstream after the other, until one has answered. Raises Refusal if none did."""
+    failures: list[tuple[Upstream, Outcome]] = []
+    unable: list[Unsupported] = []
+    for upstream in chain:
+        tried = Try(upstream)
+        entry.began(tried)
+        began = worker.clock()
+        try:
+            fields, dropped = await ask(tried, request)
+        except Unsupported as refusal:
+            unable.append(refusal)
+            continue
+        except Failed as error:
+            outcome = error.outcome
+        else:
+            fields["model"] = request.fields["model"]
+            fields["provider"] = upstream.name
+            if tried.counted is None:  # estimated, and the caller sees it
+                fields["usage"] = estimated_usage(entry.render_counted(None, 0))
+            headers = success_headers(worker, exchange, request, upstream, request_id, dropped)
+            entry.answered()
+            exchange.respond(200, headers, encode(fields))
+            return
+        entry.failed_attempt(outcome, int((worker.clock() - began) * 1000))
+        if not worker.may_go_on(outcome.code):
+            raise as_refusal(outcome)
+        log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
+        failures.append((upstream, outcome))
+    raise as_refusal(summary(failures)) if failures else nobody_can(unable)
+
+
+class Failed(Exception):
+    """This upstream did not answer."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+
+
+async def ask(tried: Try, request: ChatRequest) -> tuple[Fields, tuple[str, ...]]:
+    """OpenAI's answer by its fields, and what the upstream was not told. Raises Unsupported, Refusal, Failed."""
+    upstream = tried.upstream
+    speech = upstream.speech
+    if speech.kind in ("openai", "azure"):
+        fields = {name: raw for name, raw in request.fields.items() if name not in GATEWAY_ONLY}
+        fields["model"] = upstream.model_field
+        path = openai_path(speech, upstream.model, "/embeddings")
+        reply = await send(tried, Rendered(path=path, body=encode(fields)))
+        return read_openai(tried, reply.body), ()
+    module = MODULES.get(speech.kind)
+    if module is None or upstream.dialect is None:
+        raise Unsupported("model", f"{upstream.provider} makes no embeddings")
+    asked = parse_embeddings(request.fields)
+    requests = module.render_embeddings(asked, upstream.dialect.model)
+    replies = await send_all(tried, requests)
+    try:
+        made = joined([counted(module.parse_embeddings(reply.body), reply) for reply in replies])
+    except BadAnswer as error:
+        raise Failed(Outcome("PROVIDER_ERROR", str(error), upstream_status=200)) from None
+    if len(made.vectors) != len(asked.inputs):
+        wrong = f"the upstream answered {len(made.vectors)} vectors for {len(asked.inputs)} texts"
+        raise Failed(Outcome("PROVIDER_ERROR", wrong, upstream_status=200))
+    if made.tokens is not None:
+        tried.counted = Usage(fresh=max(0, made.tokens))
+    rendered = render_embeddings(made, asked.encoding, request.fields["model"])
+    return decode_fields(rendered), requests[0].dropped
+
+
+def counted(made: Embeddings, reply: Reply) -> Embeddings:
+    """With the tokens that Bedrock counts in a header, where the body does not say them."""
+    said = find_header(reply.head, bedrock_embeddings.TOKENS_HEADER.encode())
+    if made.tokens is None and said.isdigit():
+        return msgspec.structs.replace(made, tokens=int(said))
+    return made
+
+
+def read_openai(tried: Try, body: bytes) -> Fields:
+    """OpenAI's own answer. Raises Failed."""
+    try:
+        fields = decode_fields(body)
+        data = bytes(fields.get("data", b""))
+        usage = fields.get("usage")
+        said = decode_usage(usage) if usage is not None else OpenaiUsage()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        data, said, fields, usage = b"", OpenaiUsage(), {}, None
+    if not data.startswith(b"["):
+        raise Failed(Outcome("PROVIDER_ERROR", "the upstream's answer has no embeddings", upstream_status=200))
+    tokens = said.prompt_tokens or said.total_tokens
+    if tokens is not None and tokens > 0:
+        tried.usage, tried.counted = usage, Usage(fresh=tokens)
+    return fields
+
+
+def estimated_usage(usage: msgspec.Raw) -> msgspec.Raw:
+    """A chat's usage as embeddings have it."""
+    fields = decode_fields(usage)
+    names = ("prompt_tokens", "total_tokens", "estimated", "cost")
+    return msgspec.Raw(encode({name: fields[name] for name in names if name in fields}))
+
+
+# The wire
+
+
+async def send_all(tried: Try, requests: Sequence[Rendered]) -> list[Reply]:
+    """Several requests, a few at a time, answers in their order. Raises Failed."""
+    replies: list[Reply] = []
+    for at in range(0, len(requests), AT_ONCE):
+        tasks = [asyncio.ensure_future(send(tried, one)) for one in requests[at : at + AT_ONCE]]
+        try:
+            replies += await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+    return replies
+
+
+async def send(tried: Try, rendered: Rendered) -> Reply:
+    """One request and its answer of status 200. Raises Failed."""
+    upstream = tried.upstream
+    timeouts = upstream.timeouts
+    try:
+        sent = await upstream.speech.render(rendered)
+        tried.was_sent = True
+        total = min(timeouts.first_byte, timeouts.total)
+        reply = await call(upstream.pool, sent, limit=BODY_LIMIT, connect=timeouts.connect, total=total)
+    except CredentialsUnavailable as error:
+        raise Failed(Outcome("PROVIDER_ERROR", str(error))) from None
+    except UpstreamFailure as failure:
+        code = FAILURE_CODES.get(failure.kind, "PROVIDER_ERROR")
+        raise Failed(Outcome(code, " ".join(upstream.redact(failure.message).split())[:QUOTED])) from None
+    if reply.status != 200:
+        raise Failed(outcome_of(upstream, reply))
+    return reply
+
+
+def outcome_of(upstream: Upstream, reply: Reply) -> Outcome:
+    """What an answer that is not 200 means."""
+    status, message, code, param = read_error(upstream, reply.status, reply.body)
+    message = upstream.redact(message)
+    if status in CONTENT:
+        row = "CONTEXT_LENGTH_EXCEEDED" if code == "context_length_exceeded" else "INVALID_REQUEST"
+        said = message or f"The upstream refused the request (HTTP {reply.status})."
+        return Outcome(row, said, status=status, param=param, upstream_status=reply.status)
+    said = f"HTTP {reply.status}" + (f": {' '.join(message.split())[:QUOTED]}" if message and status < 500 else "")
+    if status in CREDENTIALS:
+        said = f"refused our credentials (HTTP {reply.status})"
+    if status == 429:
+        hint = retry_after(reply.head)
+        return Outcome("UPSTREAM_RATE_LIMITED", said, retry_after=hint, upstream_status=reply.status)
+    return Outcome("PROVIDER_ERROR", said, upstream_status=reply.status)
