@@ -174,6 +174,7 @@ def test_bedrock_errors_inside_streams(bedrock: Bedrock) -> None:
     for model, name in [
         ("sse-error-after-3", "internalServerException"),
         ("overloaded-after-2", "serviceUnavailableException"),
+        ("error-message-after-2", "InternalServerError"),
     ]:
         with pytest.raises(bedrock.exceptions.EventStreamError) as caught:
             bedrock.stream(FRANCE, model)

@@ -47,6 +47,9 @@ def _binary(event: bytes) -> bytes:
     if not event.startswith(b"event: "):
         return event
     name, _, payload = event.removeprefix(b"event: ").rstrip(b"\n").partition(b"\ndata: ")
+    if name == b"error":
+        error = msgspec.json.decode(payload)
+        return render_message(((":message-type", "error"), *((f":error-{key}", error[key]) for key in error)), b"")
     kind = "exception" if name.endswith(b"Exception") else "event"
     headers = ((f":{kind}-type", name.decode()), (":content-type", "application/json"), (":message-type", kind))
     return render_message(headers, payload)
@@ -225,4 +228,6 @@ def render_refusal(refusal: Refusal, n: int) -> Reply:
 def render_error_event(refusal: Refusal) -> Event:
     """An exception inside a stream that has begun with 200; its name begins with a small letter there."""
     name, message = _error(refusal)
+    if refusal.kind == "unmodelled":
+        return named_event("error", {"code": "InternalServerError", "message": message})
     return named_event(name[0].lower() + name[1:], {"message": message})

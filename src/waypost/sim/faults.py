@@ -104,6 +104,7 @@ _CONTENT_POLICY = Refusal(
     "content_policy_violation",
     kind="content-policy",
 )
+_UNMODELLED = Refusal(500, "An internal server error occurred", "server_error", kind="unmodelled")
 _OVERLOADED = Refusal(503, "Overloaded", "server_error", "overloaded", kind="overloaded")
 EARLY_413 = msgspec.structs.replace(refuse_status(413), close=True)
 _STREAM_ERROR = Refusal(500, "The server had an error while processing your request.", "server_error", "server_error")
@@ -304,6 +305,15 @@ FAULTS: tuple[Fault, ...] = (
         "the same with the error of an overloaded provider",
         error_after=_count,
         error=_OVERLOADED,
+    ),
+    Fault(
+        "error-message-after-N",
+        "F8",
+        "error-message-after-3",
+        "binary stream: the same with an error that stands in the headers of a message of type `error`",
+        error_after=_count,
+        error=_UNMODELLED,
+        formats=_BINARY_STREAMS,
     ),
     Fault(
         "bad-checksum",

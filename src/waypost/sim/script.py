@@ -40,7 +40,8 @@ class Refusal(msgspec.Struct, frozen=True):
     """An error instead of an answer, before a format has rendered it. `close` ends the connection after it.
 
     `type`, `code` and `param` are OpenAI's; other formats go by the status and by `kind`, which says what is
-    wrong where the status does not: auth, context-length, content-policy, overloaded.
+    wrong where the status does not: auth, context-length, content-policy, overloaded; unmodelled is an error that
+    Bedrock has no exception for.
     """
 
     status: int
