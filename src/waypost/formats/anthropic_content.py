@@ -212,6 +212,8 @@ class Conversation:
                 raise Unsupported(param, "only https: and data: URLs reach this upstream")
             if kind == "document":
                 self._check_pdf(param)
+            if ("pdf" if kind == "document" else kind) not in self._model.urls:
+                raise Unsupported(param, f"{self._model.id} fetches no URLs here: what it names must be in the request")
             return {"type": kind, "source": {"type": "url", "url": url}}
         media_type, encoded = data
         if media_type in PICTURES:
