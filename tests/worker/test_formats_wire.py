@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.harness import Answer, Waypost, serving
 from tests.worker.vendor import Asked, Said, Teller, Vendor, events, message, said, text_frames, vending
+from waypost import config
 from waypost.formats import aws_signature
+from waypost.worker import app
 
 SECRET = "sk-ant-never-to-be-seen-0123456789"
 ERROR = {"type": "error", "error": {"type": "overloaded_error", "message": f"Overloaded by {SECRET}"}}
@@ -202,6 +204,23 @@ def test_a_token_that_cannot_be_had_moves_on() -> None:
             assert (alone.status, alone.code) == (502, "PROVIDER_ERROR") and "access token" in alone.json["error"][
                 "message"
             ]
+
+
+@pytest.mark.parametrize("field", ["private_key", "client_email", "project_id"])
+def test_a_service_account_that_is_none_is_said_at_once(tmp_path: pathlib.Path, field: str) -> None:
+    account = {"client_email": "a@b", "private_key": f"-----BEGIN {SECRET}", "project_id": "p"}
+    if field != "private_key":
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        account["private_key"] = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode()
+        del account[field]
+    (tmp_path / "sa.json").write_text(json.dumps(account))
+    table = {"keys": [f"file:{tmp_path}/sa.json"], "location": "eu"}
+    settings = config.parse({"providers": {"vertex": table}}, {})
+    with pytest.raises(config.ConfigError, match=r"\[providers.vertex\]") as caught:
+        app.check(settings)
+    assert SECRET not in str(caught.value) and "BEGIN" not in str(caught.value)
 
 
 # Failures

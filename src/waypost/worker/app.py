@@ -29,6 +29,7 @@ from waypost.worker import certificates, routes
 from waypost.worker.answers import refuse
 from waypost.worker.books import Books
 from waypost.worker.catalogue import Catalogue
+from waypost.worker.dialect import check_accounts
 from waypost.worker.forward import keeper_pool
 from waypost.worker.identity import Identities
 from waypost.worker.journal import Journal
@@ -191,6 +192,7 @@ def check(settings: config.Config) -> None:
     for name, provider in settings.providers.items():
         find_target(name, provider)
         certificates.check_authorities(name, provider.ca)
+        check_accounts(name, provider)
     if settings.jwt is not None:
         Tokens(settings.jwt, settings.plans, None)
 

@@ -204,6 +204,15 @@ def read_account(provider: str, key: str) -> Any:
         raise config.ConfigError(f"[providers.{config.quoted(provider)}] keys: {error}") from None
 
 
+def check_accounts(name: str, settings: config.Provider) -> None:
+    """The files of service accounts are what they should be. Raises config.ConfigError."""
+    if provider_settings.kind_of(name, settings) == "vertex":
+        for key in settings.keys:
+            if provider_settings.is_account(key.reveal()):
+                read_account(name, key.reveal())
+        project_of(name, settings)
+
+
 def project_of(name: str, settings: config.Provider) -> str:
     """The project, else that of the first service account. Raises config.ConfigError."""
     if settings.project:
