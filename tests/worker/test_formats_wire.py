@@ -389,3 +389,29 @@ def test_what_the_configuration_says_of_models() -> None:
         assert provider("route/seeing", messages=picture) == "blind"
         words = [{"role": "user", "content": 'say {"type": "image_url"}, please'}]
         assert provider("route/blind", messages=words) == "blind"
+
+
+def test_breakpoints_of_ours_by_option() -> None:
+    text = f"""{ANTHROPIC}
+        [models."route/cached"]
+        chain = ["anthropic/claude-sonnet-4-5"]
+        cache_from = 100
+        [models."route/plain"]
+        chain = ["anthropic/claude-sonnet-4-5"]
+    """
+    long = [{"role": "system", "content": "rule " * 200}, {"role": "user", "content": "Hi"}]
+    with behind(lambda _: said(message("hi")), text) as (gateway, vendor):
+        for model in ("route/cached", "route/plain"):
+            assert gateway.ask(model, messages=long).text == "hi"
+        gateway.ask("route/cached", messages=[{"role": "user", "content": "Hi"}])
+    cached, plain, short = (asked.body.count(b'"cache_control"') for asked in vendor.asked)
+    assert cached == 2 and plain == short == 0
+
+
+def test_what_is_known_of_models_behind_openai_s_format() -> None:
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}]}]
+    text = '[providers.openai]\nbase_url = "ROOT/spare"\nkeys = ["k"]\n'
+    with behind(lambda asked: spare(asked, lambda _: said({})), text) as (gateway, vendor):
+        refused = gateway.ask("openai/o3-mini", messages=picture)
+        assert (refused.status, refused.json["error"]["param"]) == (400, "messages") and vendor.asked == []
+        assert gateway.ask("openai/o3-mini").text == gateway.ask("openai/gpt-4o", messages=picture).text == "spare"
