@@ -9,14 +9,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from tests.faults.checker import Findings, Limit, Limits, check, database_url, read_at_rest
+from tests.faults.checker import Findings, Limit, Limits, check, database_url, noon_zone, read_at_rest
 from tests.faults.crowd import Asked, Who, models
 from tests.faults.hosts import Host
 from tests.harness import provider
 from tests.sim.running import Running, running
 from waypost.sim.journal import read_journal
-
-MICRO_CENT = 10_000  # nano-dollars
 
 PLANS: dict[str, tuple[str, tuple[Limit, ...]]] = {
     "open": ("", ()),
@@ -39,11 +37,11 @@ class Scene(msgspec.Struct, frozen=True):
 def scene(base: str, *, daily: int, tokens: int, clients: int, extra: str = "", server: str = "") -> Scene:
     """Each plan has one account of its own name. `daily`: requests; `tokens`: a day's; `extra`: more of the file."""
     text = server + provider("sim", base) + models(clients) + extra
-    limits = {}
+    limits, zone = {}, noon_zone()
     for name, (table, each) in PLANS.items():
-        text += f"[plans.{name}]\n{table.format(daily=daily, tokens=tokens)}\n"
+        text += f'[plans.{name}]\n{table.format(daily=daily, tokens=tokens)}\ntimezone = "{zone}"\n'
         units = {"daily": daily, "tokens": tokens}.get(name)
-        limits[name] = [Limit(limit.what, limit.window, units or limit.units) for limit in each]
+        limits[name] = [Limit(limit.what, limit.window, units or limit.units, zone) for limit in each]
     return Scene(text, limits)
 
 
@@ -74,6 +72,8 @@ def verdict(served: Host, simulator: Running, log: list[Asked], limits: Limits, 
 @contextlib.contextmanager
 def own_simulator() -> Iterator[Running]:
     """A simulator whose journal is this scene's alone."""
-    with tempfile.TemporaryDirectory(prefix="waypost-sim-") as folder:
-        with running(pathlib.Path(folder) / "journal.jsonl") as simulator:
-            yield simulator
+    with (
+        tempfile.TemporaryDirectory(prefix="waypost-sim-") as folder,
+        running(pathlib.Path(folder) / "journal.jsonl") as simulator,
+    ):
+        yield simulator

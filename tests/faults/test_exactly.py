@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.faults.checker import Limit, check, database_url, read_at_rest
+from tests.faults.checker import Limit, check, database_url, noon_zone, read_at_rest
 from tests.faults.crowd import Asked, Who, burst, models
 from tests.faults.hosts import Host, host
 from tests.faults.lanes import drive
@@ -18,11 +18,14 @@ from tests.postgres import PostgresServer
 from tests.sim.running import Running
 from waypost.sim.journal import read_journal
 
-PLANS = """
+ZONE = noon_zone()
+PLANS = f"""
 [plans.thirty]
-requests = { day = 30 }
+requests = {{ day = 30 }}
+timezone = "{ZONE}"
 [plans.thousand]
-requests = { day = 1000 }
+requests = {{ day = 1000 }}
+timezone = "{ZONE}"
 """
 
 
@@ -44,7 +47,7 @@ def hold(served: Host, url: str, log: list[Asked], oracle: Running, account: str
     """The books hold, and exactly `units` were admitted."""
     assert Counter(asked.status for asked in log)[200] == units
     books = read_at_rest(database_url(served.data, url), log)
-    findings = check(books, log, read_journal(oracle.journal), {account: [Limit("requests", "day", units)]})
+    findings = check(books, log, read_journal(oracle.journal), {account: [Limit("requests", "day", units, ZONE)]})
     assert not findings.violations, findings
     assert len(books.rows) == units
 
