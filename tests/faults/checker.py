@@ -119,6 +119,7 @@ CODES = {
     "STREAM_LIMIT_EXCEEDED": ("streams", "total"),
     "TOKEN_LIMIT_EXCEEDED": ("tokens", "day"),
     "SPEND_LIMIT_EXCEEDED": ("spend", "day"),
+    "INSUFFICIENT_BALANCE": ("balance", "total"),
 }
 
 

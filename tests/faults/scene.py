@@ -14,6 +14,8 @@ from tests.faults.crowd import Asked, Who, models
 from tests.faults.hosts import Host
 from tests.harness import provider
 from tests.sim.running import Running, running
+from waypost.messages import CreditAccount
+from waypost.policy.dollars import render_dollars
 from waypost.sim.journal import read_journal
 
 PLANS: dict[str, tuple[str, tuple[Limit, ...]]] = {
@@ -22,7 +24,8 @@ PLANS: dict[str, tuple[str, tuple[Limit, ...]]] = {
     "minutely": ("requests = {{ minute = 60 }}", (Limit("requests", "minute", 60),)),
     "streams": ("streams = 3", (Limit("streams", "total", 3),)),
     "tokens": ("tokens = {{ day = {tokens} }}", (Limit("tokens", "day", 0),)),
-    "spend": ('spend = {{ day = "0.05" }}', (Limit("spend", "day", 50_000_000),)),
+    "spend": ('spend = {{ day = "{dollars}" }}', (Limit("spend", "day", 0),)),
+    "prepaid": ("", (Limit("balance", "total", 0),)),
 }
 """Plan → its table's text and its limits; those of 0 units are the scene's to say."""
 
@@ -34,20 +37,25 @@ class Scene(msgspec.Struct, frozen=True):
     limits: Limits
 
 
-def scene(base: str, *, daily: int, tokens: int, clients: int, extra: str = "", server: str = "") -> Scene:
-    """Each plan has one account of its own name. `daily`: requests; `tokens`: a day's; `extra`: more of the file."""
-    text = server + provider("sim", base) + models(clients) + extra
+def scene(base: str, *, daily: int, tokens: int, clients: int, store: str = "") -> Scene:
+    """Each plan has one account of its own name. `daily`: requests; `tokens`: a day's; `store`: its table's lines."""
+    text = f"[store]\n{store}\n" + provider("sim", base) + models(clients)
+    money = 8000 * tokens  # nano-dollars, at the price of output
     limits, zone = {}, noon_zone()
     for name, (table, each) in PLANS.items():
-        text += f'[plans.{name}]\n{table.format(daily=daily, tokens=tokens)}\ntimezone = "{zone}"\n'
-        units = {"daily": daily, "tokens": tokens}.get(name)
+        table = table.format(daily=daily, tokens=tokens, dollars=render_dollars(money))
+        text += f'[plans.{name}]\n{table}\ntimezone = "{zone}"\n'
+        units = {"daily": daily, "tokens": tokens, "spend": money, "prepaid": money}.get(name)
         limits[name] = [Limit(limit.what, limit.window, units or limit.units, zone) for limit in each]
     return Scene(text, limits)
 
 
-def accounts(served: Host) -> list[Who]:
-    """A key of each account."""
-    return [Who(name, served.key(name, name), 2 if name == "open" else 1) for name in PLANS]
+def accounts(served: Host, setting: Scene) -> list[Who]:
+    """A key of each account; the prepaid one has paid."""
+    who = [Who(name, served.key(name, name), 2 if name == "open" else 1) for name in PLANS]
+    (balance,) = setting.limits["prepaid"]
+    served.administer(CreditAccount("prepaid", add=balance.units, prepaid=True))
+    return who
 
 
 def verdict(served: Host, simulator: Running, log: list[Asked], limits: Limits, url: str = "sqlite") -> Findings:

@@ -21,7 +21,7 @@ SECONDS = 12.0 if LONG else 5.0
 def test_others_serve_and_the_books_hold(who_stands: str, oracle: Running) -> None:
     setting = scene(oracle.base, daily=150, tokens=60_000, clients=16)
     with host(setting.config, workers=3) as served:
-        with Crowd(lambda: served.address, accounts(served), clients=16, pause=0.2) as crowd:
+        with Crowd(lambda: served.address, accounts(served, setting), clients=16, pause=0.2) as crowd:
             wait_until(lambda: crowd.seen(200), "a good answer")
             pid = served.workers()[0] if who_stands == "worker" else served.keeper()
             began = time.time()
