@@ -22,13 +22,14 @@ OUTPUT_RESERVE = 4096
 
 
 class Meter(msgspec.Struct, frozen=True):
-    """One limit that a caller's requests move. `ends`: seconds since 1970 UTC, 0 for never."""
+    """One limit that a caller's requests move. `starts`, `ends`: seconds since 1970 UTC, 0 for ever and never."""
 
     name: str
     what: What
     window: str  # minute, hour, day, month or total
     limit: int
     ends: int
+    starts: int = 0
 
 
 def zone_of(plan: Plan) -> tzinfo:
@@ -43,7 +44,7 @@ def meters_of(identity: Identity, plan: Plan, now: float) -> list[Meter]:
     for whose, what, window, limit in limits_of(identity, plan):
         current = window_of(window, now, zone)
         group: What = "money" if what in ("spend", "balance") else what  # type: ignore[assignment]
-        meters.append(Meter(f"{whose}:{what}:{current.name}", group, window, limit, current.ends))
+        meters.append(Meter(f"{whose}:{what}:{current.name}", group, window, limit, current.ends, current.starts))
     return meters
 
 

@@ -33,6 +33,7 @@ SHORT = 4096  # bytes of a request that cannot hold an inline file to speak of
 PURSES = 20_000  # callers whose meters are at hand
 RAW_USAGE = 4096  # bytes of an upstream's own usage that a receipt keeps
 NOTHING = Usage()
+NEVER = float("inf")
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -54,12 +55,13 @@ class Charge(msgspec.Struct, frozen=True):
 class Purse:
     """One caller's meters in their current windows, and the charges that need no arithmetic."""
 
-    __slots__ = ("by_use", "ends", "identity", "leases", "money", "plain", "streaming", "tokens")
+    __slots__ = ("by_use", "ends", "identity", "leases", "money", "plain", "starts", "streaming", "tokens")
 
     def __init__(self, identity: Identity, leases: list[tuple[Meter, Lease]]) -> None:
         self.identity = identity
         self.leases = leases
-        self.ends = min((meter.ends for meter, _ in leases if meter.ends), default=0)
+        self.starts = max((meter.starts for meter, _ in leases), default=0)
+        self.ends = min((meter.ends for meter, _ in leases if meter.ends), default=NEVER)
         self.tokens = [lease for meter, lease in leases if meter.what == "tokens"]
         self.money = [lease for meter, lease in leases if meter.what == "money"]
         self.by_use = bool(self.tokens or self.money)
@@ -125,7 +127,7 @@ class Books:
         """The caller's meters as of now. Raises Refusal where the plan is no longer configured."""
         purse = self._purses.get(id(identity))
         now = self.wall()
-        if purse is None or (purse.ends and now >= purse.ends):
+        if purse is None or not purse.starts <= now < purse.ends:  # a clock that is set back changes the window, too
             plan = self._plans.get(identity.plan)
             if plan is None:
                 raise Refusal("MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} is not configured any more.")
