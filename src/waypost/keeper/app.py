@@ -74,9 +74,9 @@ def run_keeper(
     """Be the keeper of `data` until SIGTERM, SIGINT, or the end of file on the descriptor `parent`.
 
     `on_ready` is called once, when links are being answered, and `beat` every second. On SIGHUP, `read_settings` gives
-    the configuration anew, or raises config.ConfigError and it stays; SIGHUP may be blocked until then. Exits with `CANNOT_START` and a
-    sentence on standard error if the data folder or the database cannot be used; waits for a database that does not
-    answer yet.
+    the configuration anew, or raises config.ConfigError and it stays; SIGHUP may be blocked until then. Exits with
+    `CANNOT_START` and a sentence on standard error if the data folder or the database cannot be used; waits for a
+    database that does not answer yet.
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
