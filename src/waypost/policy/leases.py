@@ -107,7 +107,7 @@ class Share:
     def __init__(self) -> None:
         self.total = 0  # units, spent or not
         self.spent = 0  # by the lines of its journal that are in the books
-        self.is_idle = False  # it has nothing unspent, and returns at once what comes back
+        self.is_idle = True  # it has nothing unspent, and returns at once what comes back
 
 
 class HostMeter:
@@ -123,6 +123,7 @@ class HostMeter:
         "ends",
         "folded",
         "granted",
+        "handed_limit",
         "has_borrowed",
         "holding",
         "is_new",
@@ -143,7 +144,8 @@ class HostMeter:
         self.is_shared = is_shared
         self.is_new = not is_loaded
         self.is_partial = False  # units were taken of which nothing is known here: they count as spent
-        self.limit = MOST if is_loaded else 0  # the highest under which units were taken that are unspent
+        self.limit = MOST if is_loaded else 0  # the highest under which free units were taken
+        self.handed_limit = self.limit  # and under which those were that workers may return
         self.granted: int | None = None  # units that the host has taken from the store; None: not heard yet
         self.taken: int | None = None  # by all hosts
         self.folded = 0  # spent by journals that are closed
@@ -210,11 +212,8 @@ class HostMeter:
         ]
 
     def is_missing(self, journal: str, linked: Collection[str]) -> bool:
-        """Does someone who cannot be asked have units that are not spent?"""
-        return any(
-            name not in linked and name != journal and not share.is_idle and share.total > share.spent
-            for name, share in self.shares.items()
-        )
+        """Is there someone who cannot be asked, and may have units that are not spent?"""
+        return any(name not in linked and name != journal and not share.is_idle for name, share in self.shares.items())
 
     def move(self, need: int, limit: int, *, is_last: bool = False) -> Move:
         """What to ask of the store for a want. `is_last`: other hosts are asked too, so all of the need or nothing."""
@@ -245,7 +244,7 @@ class HostMeter:
             back=back,
             owed=self.borrowed + max(0, -free),
             is_whole=is_whole,
-            is_empty=self.is_shared and free <= back and self._are_idle(),
+            is_empty=self.is_shared and free <= back and all(share.is_idle for share in self.shares.values()),
         )
 
     # What happens
@@ -267,10 +266,7 @@ class HostMeter:
         self.taken = answer.taken
         self.others = answer.others
         self.holding = answer.holding
-        if self.free <= answer.granted and self._are_idle():
-            self.limit = move.limit
-        else:
-            self.limit = max(self.limit, move.limit)
+        self.limit = move.limit if self.free <= answer.granted else max(self.limit, move.limit)
         self.slice = answer.granted or self.slice
         self.is_recalled = move.is_empty and not answer.granted
 
@@ -299,26 +295,31 @@ class HostMeter:
         share = self._share(journal)
         share.total += units
         share.is_idle = share.is_idle and not units
+        self.handed_limit = max(self.handed_limit, self.limit)
         return share.total
 
     def returned(self, journal: str, units: int) -> None:
         """The worker has returned them; below zero, it has spent more than it had."""
         self._share(journal).total -= units
+        self._freed()
 
     def emptied(self, journal: str) -> None:
         """The worker has answered a recall: it has nothing unspent."""
         if journal in self.shares:
             self.shares[journal].is_idle = True
+            self._freed()
 
     def stated(self, journal: str, total: int) -> None:
         """The worker says what it has."""
         share = self._share(journal)
         share.total, share.is_idle = total, False
+        self._freed()
 
     def settled(self, journal: str) -> None:
         """The worker knows nothing of this meter, and every line of its journal is in the books."""
         share = self._share(journal)
         share.total, share.is_idle = share.spent, True
+        self._freed()
 
     def wrote(self, journal: str, units: int) -> None:
         """Lines of the journal have come into the books: they took so many units, or gave some back."""
@@ -329,6 +330,14 @@ class HostMeter:
         share = self.shares.pop(journal, None)
         if share is not None:
             self.folded += share.total if self.is_partial else share.spent
+            self._freed()
+
+    def _freed(self) -> None:
+        """Units may have become free that were taken under another limit."""
+        if self.free > 0:
+            self.limit = max(self.limit, self.handed_limit)
+        if all(share.is_idle for share in self.shares.values()):
+            self.handed_limit = 0
 
     def _share(self, journal: str) -> Share:
         share = self.shares.get(journal)
@@ -338,9 +347,6 @@ class HostMeter:
 
     def _handed(self) -> int:
         return self.folded + sum(share.total for share in self.shares.values())
-
-    def _are_idle(self) -> bool:
-        return all(share.is_idle for share in self.shares.values())
 
     def _must_ask(self, limit: int) -> bool:
         """May free units be used only by returning them first? The store then decides who gets them."""
