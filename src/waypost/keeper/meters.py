@@ -111,7 +111,7 @@ class Meters:
         self._spawn(self._open_up(set(self._live())))
         for mover in self._movers():
             if mover.counters.is_shared:
-                self._spawn(mover.counters.listen(self._called_back))
+                self._spawn(mover.counters.listen(self._called_back, self._forgotten))
         self._later(ENDED_SECONDS, self._forget_ended)
 
     async def close(self) -> None:
@@ -378,6 +378,15 @@ class Meters:
         desk = self._desks.get(name)
         if desk is not None and self._opened.is_set():
             self._spawn(self._surrender(desk))
+
+    def _forgotten(self, name: str) -> None:
+        desk = self._desks.get(name)
+        if desk is not None and desk.meter.granted is not None:
+            self._spawn(self._restate(desk))
+
+    async def _restate(self, desk: Desk) -> None:
+        async with desk.lock:
+            await desk.mover.move(desk.meter, desk.meter.restate)
 
     async def _surrender(self, desk: Desk) -> None:
         """Another host is short: it gets what is not spent here."""

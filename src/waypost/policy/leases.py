@@ -228,6 +228,10 @@ class HostMeter:
         back = max(0, self.free) if self.is_recalled else 0
         return self._move(self.limit, 0, NO_MORE, back) if back or self.borrowed or self.free < 0 else None
 
+    def restate(self) -> Move:
+        """The store has forgotten: it is told what this host has."""
+        return self._move(self.limit, 0, NO_MORE, 0)
+
     def surrender(self) -> Move:
         """Another host is short: everything free goes back, once the workers have returned theirs."""
         return self._move(self.limit, 0, NO_MORE, max(0, self.free))

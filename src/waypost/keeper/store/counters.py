@@ -50,8 +50,10 @@ class Counters(Protocol):
         """Tell the other hosts to return what they have unspent. Raises `StoreUnavailable`."""
         ...
 
-    async def listen(self, heard: Callable[[str], None]) -> None:
-        """Call `heard(meter)` when another host is short of it, until cancelled."""
+    async def listen(self, recalled: Callable[[str], None], forgotten: Callable[[str], None]) -> None:
+        """Until cancelled, call `recalled(meter)` when another host is short of it, and `forgotten(meter)` when the
+        store has lost what hosts have of it.
+        """
         ...
 
     async def close(self) -> None:
@@ -174,15 +176,30 @@ class DatabaseCounters:
         except (SQLAlchemyError, OSError) as error:
             raise StoreUnavailable(str(getattr(error, "orig", None) or error)) from error
 
-    async def listen(self, heard: Callable[[str], None]) -> None:
-        """Part of `Counters`: on a connection of its own, made anew when it is lost."""
+    async def spent(self, meter: str) -> dict[str, int]:
+        """Units of a meter that each host has spent, by its name. Raises `StoreUnavailable`."""
+        host = func.coalesce(journals.c.host, holdings.c.holder)
+        statement = (
+            select(host, func.sum(holdings.c.spent))
+            .outerjoin(journals, journals.c.name == holdings.c.holder)
+            .where(holdings.c.meter == meter)
+            .group_by(host)
+        )
+        try:
+            async with self._database.reading() as connection:
+                return {name: int(units) for name, units in (await connection.execute(statement)).all()}
+        except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(str(getattr(error, "orig", None) or error)) from error
+
+    async def listen(self, recalled: Callable[[str], None], forgotten: Callable[[str], None]) -> None:
+        """Part of `Counters`: on a connection of its own, made anew when it is lost. A database forgets nothing."""
         if self._connect is None:
             return
 
         def hear(_connection: object, _pid: int, _channel: str, payload: str) -> None:
             host, _, meter = payload.partition(" ")
             if host != self._host:
-                heard(meter)
+                recalled(meter)
 
         while True:
             with contextlib.suppress(OSError):
@@ -207,7 +224,13 @@ def open_counters(settings: Store, database: Database, host: str) -> tuple[Datab
         from waypost.keeper.store import postgres
 
         connect = functools.partial(postgres.connect, settings.database.reveal())
-    return DatabaseCounters(database, host, connect), None
+    counters = DatabaseCounters(database, host, connect)
+    limits = settings.limits.reveal()
+    if limits == "database":
+        return counters, None
+    from waypost.keeper.store.valkey import ValkeyCounters
+
+    return counters, ValkeyCounters(limits, host, counters.spent)
 
 
 def _take_statement(dialect: str) -> Insert:
