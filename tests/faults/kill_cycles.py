@@ -65,8 +65,8 @@ def run(
     dice = random.Random(seed)
     began = time.monotonic()
     with own_simulator() as simulator:
-        # Some two thirds of what would be asked for.
         store = f'database = "{database}"\njournal_sync = "{sync}"\n'
+        # Some two thirds of what would be asked for.
         daily, tokens = 5 + 4 * cycles, 1000 + 200 * cycles
         setting = scene(simulator.base, daily=daily, tokens=tokens, clients=clients, store=store)
         with host(setting.config, workers=workers) as served:
