@@ -45,7 +45,7 @@ def settle(served: Host, crowd: Crowd, oracle: Running, changed: float, new: int
     """From some moment on answers are `new` and never the old again; then the books hold. The log."""
     before = 429 if new == 200 else 200
     wait_until(lambda: crowd.seen(new, changed), "an answer by the new word")
-    time.sleep(PROMISED if LONG else 2.0)
+    time.sleep(PROMISED if LONG else 1.0)
     log = crowd.stop()
     old = [asked.sent - changed for asked in log if asked.sent > changed and asked.status == before]
     assert max(old, default=0.0) < PROMISED, old
@@ -85,7 +85,7 @@ def test_a_limit_is_lowered_below_what_is_used(oracle: Running) -> None:
 
 def test_a_limit_is_lowered_and_then_exact(oracle: Running) -> None:
     with loaded(oracle, "some") as (served, crowd, who, config):
-        limit = sum(asked.status == 200 for asked in crowd.log) + 900  # more than is asked for until it is known
+        limit = sum(asked.status == 200 for asked in crowd.log) + 600  # more than is asked for until it is known
         served.config.write_text(config + PLANS.format(some=limit))
         wait_until(lambda: crowd.seen(429), "the new limit to be reached")
         log = crowd.stop() + burst(served.address, who, 12, mark="after")
