@@ -444,6 +444,8 @@ class Meters:
 
     async def _tidy_up(self, desk: Desk) -> None:
         async with desk.lock:
+            if desk.meter.free < 0:  # more was spent than taken: nobody goes on with what others have overspent
+                await self._recall_workers(desk.meter, "")
             move = desk.meter.tidying()
             if move is None or desk.mover.is_moving(desk.meter.name):
                 return

@@ -277,12 +277,14 @@ class HostMeter:
     def borrow(self, limit: int) -> bool:
         """The store cannot be asked: hand out, on credit, one more slice of the last size; once in a window.
 
-        In a window that began meanwhile it is a first slice. Never more than the store had left when last heard.
+        In a window that began meanwhile it is a first slice. Never more than a fair share of what the store had left
+        when last heard.
         """
         if self.has_borrowed or self.is_recalled or self.free < 0:
             return False
-        first = limit // (2 * (self.others + 1)) if self.is_shared else limit
-        size = min(self.slice or first, limit - (self.taken or 0))
+        hosts = self.others + 1
+        first = limit // (2 * hosts) if self.is_shared else limit
+        size = min(self.slice or first, (limit - (self.taken or 0)) // hosts)
         if size <= 0:
             return False
         if self.granted is None:

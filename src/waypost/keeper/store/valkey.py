@@ -1,8 +1,9 @@
 """The store of fast meters in Valkey or Redis: one script moves a meter, and what is lost there is found again.
 
 A meter is a hash: `taken`, and for each host what it has (`g:HOST`) and whether it was recalled (`r:HOST`). Hosts say
-with every move what they have, so a server that has forgotten, all or the last of it, is put right by the first that
-speaks; for a meter that it does not know, what other hosts have spent is looked up in the books.
+with every move what they have, so a server that has forgotten, all or the last of it, is put right as they speak. Of a
+meter that it does not know, what the others have spent is looked up in the books, and stands for them (`p:HOST`) until
+they have spoken themselves.
 
 Redis's own client is used for the wire, not for its pool: a connection on which an answer is outstanding must never be
 used again, whoever is cancelled when.
@@ -33,6 +34,9 @@ FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
 """Seconds for which a server that failed is not asked: doubled from the first to the longest."""
 
+RESTATE_SECONDS: Final = 0.02
+"""How long hosts have to say what they have of a meter that the server has forgotten."""
+
 KEPT: Final = 3600
 """Seconds that a meter is kept after its window."""
 
@@ -53,11 +57,12 @@ if not taken then
   taken = 0
   for index = 12, #ARGV, 2 do
     taken = taken + tonumber(ARGV[index + 1])
-    redis.call('HSET', key, 'g:' .. ARGV[index], ARGV[index + 1])
+    redis.call('HSET', key, 'g:' .. ARGV[index], ARGV[index + 1], 'p:' .. ARGV[index], '1')
   end
 end
 local held = tonumber(redis.call('HGET', key, 'g:' .. host)) or 0
-if held < known then
+local spoken = redis.call('HGET', key, 'p:' .. host) ~= '1'
+if held < known or not spoken then
   taken = taken + known - held
   held = known
 end
@@ -69,6 +74,7 @@ held = held - back + owed + granted
 local recalled = '0'
 if ARGV[9] == '1' and granted == 0 then recalled = '1' end
 redis.call('HSET', key, 'taken', text(taken), 'g:' .. host, text(held), 'r:' .. host, recalled)
+if not spoken then redis.call('HDEL', key, 'p:' .. host) end
 redis.call('EXPIRE', key, ARGV[10])
 local answer = {'moved', text(granted), text(taken), text(held), 0}
 local fields = redis.call('HGETALL', key)
@@ -116,10 +122,8 @@ class ValkeyCounters:
             decode_responses=True,
             socket_timeout=None,
             socket_connect_timeout=None,
-            socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
-            lib_name=None,
-            lib_version=None,
+            driver_info=None,
         )
         self._connection: AbstractConnection | None = None
         self._free = asyncio.Lock()
@@ -132,14 +136,15 @@ class ValkeyCounters:
         replies = await self._run(arguments)
         missing = [index for index, reply in enumerate(replies) if reply[0] == "missing"]
         if missing:
-            for index in missing:
-                found = await self._found(moves[index].meter)
-                arguments[index] = [*arguments[index], "found", *found]
-            news = [("PUBLISH", CHANNEL, f"{self._host} forgotten {moves[index].meter}") for index in missing]
-            again = await self._run([arguments[index] for index in missing])
+            await self._exchange(
+                [("PUBLISH", CHANNEL, f"{self._host} forgotten {moves[index].meter}") for index in missing]
+            )
+            found = [await self._found(moves[index].meter) for index in missing]
+            if any(found):
+                await asyncio.sleep(RESTATE_SECONDS)
+            again = await self._run([[*arguments[i], "found", *spent] for i, spent in zip(missing, found, strict=True)])
             for index, reply in zip(missing, again, strict=True):
                 replies[index] = reply
-            await self._exchange(news)
         return [
             Moved(int(reply[1]), int(reply[2]), int(reply[3]), int(reply[4]), tuple(reply[5:])) for reply in replies
         ]
