@@ -177,8 +177,9 @@ class Host:
         self._server.close()
         await self.links.close(0.0)
         await self.meters.close()
-        self._following.cancel()
-        await asyncio.wait([self._following])
+        async with self.ledger.held():  # no transaction is left to a thread
+            self._following.cancel()
+            await asyncio.wait([self._following])
         await self.database.close()
 
     async def worker(self, capacity: int = 30_000) -> Worker:

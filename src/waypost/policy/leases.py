@@ -43,6 +43,12 @@ def slice_of(remaining: int, need: int, ask: int, holders: int) -> int:
     return max(0, min(remaining, max(need, min(ask, remaining // holders))))
 
 
+def is_fast(meter: str) -> bool:
+    """Does this meter move with every request, and end soon? Then it may live in a store that can forget."""
+    _, what, window, *_ = meter.split(":", 3)
+    return what == "streams" or (what in ("requests", "tokens") and window in ("minute", "hour", "day"))
+
+
 class Move(msgspec.Struct, frozen=True):
     """What a host does to the store's number, in one atomic step.
 
