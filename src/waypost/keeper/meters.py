@@ -7,6 +7,7 @@ are not spent has been asked for them: the host's other workers, workers that ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
@@ -245,49 +246,46 @@ class Meters:
     # Wants
 
     def _take(self, session: Session, take: Take) -> None:
-        grants, slow = [], []
-        for want in take.wants:
-            grant = self._grant_at_once(session, want)
-            if grant is not None:
-                grants.append(grant)
-            else:
-                slow.append(want)
-        if slow:
-            self._spawn(self._take_slowly(session, take.serial, grants, slow))
-        else:
+        if all(self._is_easy(session, want) for want in take.wants):
+            grants = [self._grant(session, self._desks.of(want).meter, want, want.need) for want in take.wants]
             session.peer.push(Grant(take.serial, tuple(grants)))
+        else:
+            self._spawn(self._take_slowly(session, take))
 
-    async def _take_slowly(self, session: Session, serial: int, grants: list[Granted], wants: list[Want]) -> None:
-        grants += await asyncio.gather(*(self._decide_in_time(session, want) for want in wants))
-        if not session.is_lost:
-            session.peer.push(Grant(serial, tuple(grants)))
-
-    def _grant_at_once(self, session: Session, want: Want) -> Granted | None:
-        """The answer, if it needs nobody else's."""
+    def _is_easy(self, session: Session, want: Want) -> bool:
+        """Can it be answered without anybody else?"""
         if not self._opened.is_set() or not session.is_sure_of(want.meter):
-            return None
+            return False
         desk = self._desks.of(want)
         if desk.lock.locked():
-            return None
+            return False
         step = desk.meter.next_step(want.need, min(want.limit, MOST), session.journal, self._by_journal, ())
-        if step is Step.GRANT or (step is Step.REFUSE and not self._unsure_of(want.meter)):
-            return self._grant(session, desk.meter, want, want.need)
-        return None
+        return step is Step.GRANT or (step is Step.REFUSE and not self._unsure_of(want.meter))
 
-    async def _decide_in_time(self, session: Session, want: Want) -> Granted:
-        desk = self._desks.of(want)
-        waits_for = "the keeper has just started and has not heard of every worker"
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._opened.wait()
-                waits_for = "the books are behind"
-                if not session.is_sure_of(want.meter):
-                    await session.settled.wait()
-                waits_for = ""
-                async with desk.lock:
-                    return await self._decide(session, desk, want)
-        except TimeoutError:
-            return _failed(want, waits_for or desk.waits_for)
+    async def _take_slowly(self, session: Session, take: Take) -> None:
+        """What is decided leaves before anything else is decided of the same meters: so nobody is asked to return units
+        that he has not heard of. Locks are taken in the order of names, which everybody keeps to.
+        """
+        wants = sorted(take.wants, key=lambda want: want.meter)
+        grants: list[Granted] = []
+        async with contextlib.AsyncExitStack() as locks:
+            waits_for = "the keeper has just started and has not heard of every worker"
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self._opened.wait()
+                    waits_for = "the books are behind"
+                    if not all(session.is_sure_of(want.meter) for want in wants):
+                        await session.settled.wait()
+                    waits_for = ""
+                    for want in wants:
+                        await locks.enter_async_context(self._desks.of(want).lock)
+                    for want in wants:
+                        grants.append(await self._decide(session, self._desks.of(want), want))
+            except TimeoutError:
+                missing = wants[len(grants) :]
+                grants += [_failed(want, waits_for or self._desks.of(want).waits_for) for want in missing]
+            if not session.is_lost:
+                session.peer.push(Grant(take.serial, tuple(grants)))
 
     async def _decide(self, session: Session, desk: Desk, want: Want) -> Granted:
         """One step after the other until there is enough, or everything has been tried."""
