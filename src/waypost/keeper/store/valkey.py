@@ -43,7 +43,10 @@ KEPT: Final = 3600
 KEPT_UNUSED: Final = 40 * 86_400
 """Seconds that a meter is kept which has no window and is not moved."""
 
-# `Move.grant`, and the bookkeeping around it. Numbers are doubles, exact up to 2^53.
+EXACT: Final = 1 << 52
+"""Limits are cut to this: the script's numbers are doubles, and every unit counts."""
+
+# `Move.grant`, and the bookkeeping around it.
 # KEYS: the meter. ARGV: host, limit, need, share, known, back, owed, whole, empty, seconds to keep, and, if it is known
 # what other hosts have spent of a meter that is missing: "found", then host and units, …
 SCRIPT: Final = """
@@ -177,7 +180,7 @@ class ValkeyCounters:
 
     def _arguments(self, move: Move) -> list[str]:
         kept = max(KEPT, move.ends - int(self._clock()) + KEPT) if move.ends else KEPT_UNUSED
-        numbers = (move.limit, move.need, move.share, move.known, move.back, move.owed)
+        numbers = (min(move.limit, EXACT), move.need, move.share, move.known, move.back, move.owed)
         flags = (int(move.is_whole), int(move.is_empty), kept)
         return [move.meter, self._host, *map(str, numbers), *map(str, flags)]
 
