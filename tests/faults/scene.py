@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import pickle
 import tempfile
 from collections.abc import Iterator
 
@@ -65,7 +66,10 @@ def verdict(served: Host, simulator: Running, log: list[Asked], limits: Limits, 
     """
     where = database_url(served.data, url)
     books = read_at_rest(where, log)
-    findings = check(books, log, read_journal(simulator.journal), limits)
+    exchanges = read_journal(simulator.journal)
+    findings = check(books, log, exchanges, limits)
+    if findings.violations:
+        (served.folder / "evidence").write_bytes(pickle.dumps((books, log, exchanges, limits)))  # see FAULTS_KEEP
     code = served.stop()
     if code != 0:
         findings.violations.append(f"serve ended with exit code {code}")
