@@ -85,7 +85,7 @@ def test_a_limit_is_lowered_below_what_is_used(oracle: Running) -> None:
 
 def test_a_limit_is_lowered_and_then_exact(oracle: Running) -> None:
     with loaded(oracle, "some") as (served, crowd, who, config):
-        limit = sum(asked.status == 200 for asked in crowd.log) + 600  # more than is asked for until it is known
+        limit = sum(asked.status == 200 for asked in crowd.log) + 400  # more than is asked for until it is known
         served.config.write_text(config + PLANS.format(some=limit))
         wait_until(lambda: crowd.seen(429), "the new limit to be reached")
         log = crowd.stop() + burst(served.address, who, 12, mark="after")

@@ -16,7 +16,7 @@ from tests.harness import chat_body, post, wait_until
 from tests.postgres import PostgresServer, running_postgres
 from tests.sim.running import Running
 
-AWAY = 60.0 if LONG else 4.0
+AWAY = 60.0 if LONG else 2.5
 SPOOL = 64 * 1024 * 1024  # two workers, three segments of 8 MiB each, and some
 
 
@@ -40,14 +40,14 @@ def stall(server: PostgresServer) -> None:
 
 
 def restart_often(server: PostgresServer) -> None:
-    for _ in range(5):
+    for _ in range(5 if LONG else 2):
         server.stop()
         server.start()
         time.sleep(0.3)
 
 
 def end_sessions(server: PostgresServer) -> None:
-    for _ in range(20 if LONG else 8):
+    for _ in range(20 if LONG else 4):
         server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test_%'")
         time.sleep(0.3)
 
