@@ -15,7 +15,7 @@ from tests.postgres import PostgresServer
 from tests.sim.running import Running
 from waypost.sim.journal import read_journal
 
-CYCLES = 20 if LONG else 3
+CYCLES = 20 if LONG else 2
 LIMIT = 80 * CYCLES
 ZONE = noon_zone()
 PLANS = f"""
