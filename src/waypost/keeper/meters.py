@@ -430,14 +430,15 @@ class Meters:
                 self._spawn(self._tidy_up(desk))
 
     async def _tidy_up(self, desk: Desk) -> None:
-        async with desk.lock:
-            if desk.meter.free < 0:  # more was spent than taken: nobody goes on with what others have overspent
-                await self._recall_workers(desk.meter, "")
-            move = desk.meter.tidying()
-            if move is None or desk.mover.is_moving(desk.meter.name):
-                return
-            if not await desk.mover.begin(desk.meter, move):
-                return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE), desk.lock:
+                if desk.meter.free < 0:  # more was spent than taken: nobody goes on with what others have overspent
+                    await self._recall_workers(desk.meter, "")
+                move = desk.meter.tidying()
+                if move is None or desk.mover.is_moving(desk.meter.name):
+                    return
+                if not await asyncio.shield(desk.mover.begin(desk.meter, move)):
+                    return
         self._later(RETRY_SECONDS, lambda: self._tidy_if_needed(desk.meter))
 
     def _forget_ended(self) -> None:
