@@ -109,6 +109,7 @@ class Books:
         self.wall = wall
         self._plans = settings.plans
         self._purses: dict[int, Purse] = {}
+        self._latest: dict[int, str] = {}  # by account: the plan whose limits its leases know
         self._streams: dict[int, set[Entry]] = {}
         self._refusals: dict[str, int] = {}
         self.priced: set[str] = set()  # versions that the journal has
@@ -127,12 +128,17 @@ class Books:
         """The caller's meters as of now. Raises Refusal where the plan is no longer configured."""
         purse = self._purses.get(id(identity))
         now = self.wall()
-        if purse is None or not purse.starts <= now < purse.ends:  # a clock that is set back changes the window, too
+        account = identity.account_id
+        # A clock that is set back changes the window, too; and of two tokens of an account on two plans, each has its
+        # own limits of the same meters.
+        if purse is None or not purse.starts <= now < purse.ends or self._latest.get(account) != identity.plan:
             plan = self._plans.get(identity.plan)
             if plan is None:
                 raise Refusal("MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} is not configured any more.")
             if len(self._purses) >= PURSES:
                 self._purses.clear()
+                self._latest.clear()
+            self._latest[account] = identity.plan
             leases = [
                 (meter, self.leases.lease(meter.name, meter.limit, meter.ends))
                 for meter in meters_of(identity, plan, now)
