@@ -35,6 +35,10 @@ SLACK = 0.003
 """Seconds: rows have their times in milliseconds, cut off."""
 
 
+SWEPT = 1.0
+"""Seconds after a worker's death for which what its open requests had reserved may still count as taken."""
+
+
 class Row(msgspec.Struct, frozen=True):
     """A row of `requests`; times are Unix seconds, `holds` is meter → units."""
 
@@ -407,7 +411,7 @@ def check_refusal(limit: Limit, number: int, asked: Asked, held: Mapping[str, li
             most = max(most, row.holds[meter])
             if pair.asked.sent > asked.head:
                 continue
-            released = pair.asked.ended if row.code == "CRASHED" else row.at + row.latency + SLACK
+            released = pair.asked.ended + SWEPT if row.code == "CRASHED" else row.at + row.latency + SLACK
             is_over = not row.is_open and released < asked.sent
             taken += row.final(meter) if is_over else max(row.holds[meter], row.final(meter))
         need = 1 if limit.what in ("requests", "streams") else most + 200
