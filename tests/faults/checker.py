@@ -35,7 +35,7 @@ SLACK = 0.003
 """Seconds: rows have their times in milliseconds, cut off."""
 
 
-SWEPT = 1.0
+SWEPT = 0.0
 """Seconds after a worker's death for which what its open requests had reserved may still count as taken."""
 
 

@@ -200,7 +200,7 @@ class HostMeter:
             return Step.STORE
         if Step.WORKERS not in tried and self.recallable(journal, linked):
             return Step.WORKERS
-        if self.is_missing(journal, linked):
+        if self.is_missing(journal, linked) or (Step.DEAD not in tried and self.is_unswept(journal, linked)):
             return Step.DEAD
         if Step.HOSTS not in tried and self.holding:
             return Step.HOSTS
@@ -220,6 +220,10 @@ class HostMeter:
     def is_missing(self, journal: str, linked: Collection[str]) -> bool:
         """Is there someone who cannot be asked, and may have units that are not spent?"""
         return any(name not in linked and name != journal and not share.is_idle for name, share in self.shares.items())
+
+    def is_unswept(self, journal: str, linked: Collection[str]) -> bool:
+        """Has somebody who cannot be asked units at all? If he is dead, what his requests reserved may come free."""
+        return any(name not in linked and name != journal and share.total > 0 for name, share in self.shares.items())
 
     def move(self, need: int, limit: int, *, is_last: bool = False) -> Move:
         """What to ask of the store for a want. `is_last`: other hosts are asked too, so all of the need or nothing."""
