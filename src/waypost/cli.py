@@ -277,8 +277,8 @@ def credit_account(
     data: DataOption = None,
 ) -> None:
     """Add to an account's credit; --prepaid makes an account that spends no more than that."""
+    from waypost.dollars import parse_dollars
     from waypost.messages import AccountRecord, CreditAccount
-    from waypost.policy.dollars import parse_dollars
 
     try:
         amount = parse_dollars(add)

@@ -15,8 +15,8 @@ from tests.faults.crowd import Asked, Who, models
 from tests.faults.hosts import Host
 from tests.harness import provider
 from tests.sim.running import Running, running
+from waypost.dollars import render_dollars
 from waypost.messages import CreditAccount
-from waypost.policy.dollars import render_dollars
 from waypost.sim.journal import read_journal
 
 PLANS: dict[str, tuple[str, tuple[Limit, ...]]] = {
