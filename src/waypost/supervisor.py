@@ -200,7 +200,6 @@ class Supervisor:
         for child in self.children:
             if child.stands_still(now):
                 log.error("the %s has stood still for %.0f s: it is killed", child.name, STANDSTILL)
-                child.doubted = now + STANDSTILL  # once is enough
                 os.kill(child.pid, signal.SIGKILL)
 
     def _start_due(self) -> None:

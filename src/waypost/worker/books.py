@@ -5,6 +5,7 @@ Every admitted request has one `Entry`, which is settled exactly once, in whiche
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waypost.config import Config
+from waypost.dollars import render_dollars
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, Fields, decode_fields, encode
 from waypost.formats.usage import estimate_completion, estimate_tokens, parse_usage
@@ -184,7 +186,14 @@ class Books:
         try:
             self.journal.append(line)
         except JournalUnavailable as error:
-            raise Refusal("UNAVAILABLE", f"Requests cannot be written down: {error}", retry_after=5) from None
+            raise unwritten(error) from None
+
+    async def on_disk(self, written: asyncio.Future[None]) -> None:
+        """Wait for what `journal.synced` gave. Raises Refusal UNAVAILABLE."""
+        try:
+            await written
+        except JournalUnavailable as error:
+            raise unwritten(error) from None
 
     def name_price(self, price: Price) -> None:
         """Write down what a price is, before the first line that names it."""
@@ -349,7 +358,7 @@ class Entry:
             fields["estimated"] = msgspec.Raw(b"true")
         price = self.attempt.upstream.price if self.attempt is not None else None
         if self._request.wants_cost and price is not None:
-            fields["cost"] = msgspec.Raw(dollars_json(cost_of(price, usage)))
+            fields["cost"] = msgspec.Raw(render_dollars(cost_of(price, usage)).encode())
         return msgspec.Raw(encode(fields))
 
     def kill(self) -> None:
@@ -439,6 +448,11 @@ class Entry:
         return int((time.monotonic() - self._exchange.arrived) * 1000)
 
 
+def unwritten(error: JournalUnavailable) -> Refusal:
+    """A request that cannot be written down is not made."""
+    return Refusal("UNAVAILABLE", f"Requests cannot be written down: {error}", retry_after=5)
+
+
 def render_plain_usage(usage: Usage) -> Fields:
     """OpenAI's usage object."""
     counts = (
@@ -447,9 +461,3 @@ def render_plain_usage(usage: Usage) -> Fields:
         ("total_tokens", usage.prompt + usage.completion),
     )
     return {name: msgspec.Raw(b"%d" % value) for name, value in counts}
-
-
-def dollars_json(nano: int) -> bytes:
-    """Nano-dollars as a JSON number in USD, exact."""
-    whole, rest = divmod(nano, 10**9)
-    return b"%d.%s" % (whole, (b"%09d" % rest).rstrip(b"0") or b"0")
