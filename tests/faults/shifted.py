@@ -1,4 +1,4 @@
-"""`waypost` with another wall clock: `python shifted.py FILE serve …` adds the seconds that FILE holds to the time of day.
+"""`waypost` with another wall clock: `python shifted.py FILE serve …` adds the seconds in FILE to the time of day.
 
 Replaces `time.time` before anything of waypost is imported, so every process that is forked reads the same clock, and
 it jumps when the file is written. What is not shifted: the monotonic clock (which must not notice), and the kernel's

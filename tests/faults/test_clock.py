@@ -34,7 +34,7 @@ ZONES = (
 )
 LIMITS = {"day": 9, "hour": 5}
 CLIENTS = 16
-SECONDS = 3.0 if LONG else 0.9  # of load at each moment
+SECONDS = 3.0 if LONG else 0.6  # of load at each moment
 
 
 def at(text: str, zone: str = "UTC") -> float:

@@ -11,12 +11,12 @@ import pytest
 
 from tests.faults.crowd import LONG, Crowd
 from tests.faults.hosts import Host, host
-from tests.faults.scene import accounts, scene, verdict
+from tests.faults.scene import PLANS, accounts, scene, verdict
 from tests.harness import chat_body, post, wait_until
 from tests.postgres import PostgresServer, running_postgres
 from tests.sim.running import Running
 
-AWAY = 60.0 if LONG else 4.0
+AWAY = 60.0 if LONG else 2.5
 SPOOL = 64 * 1024 * 1024  # two workers, three segments of 8 MiB each, and some
 
 
@@ -40,14 +40,14 @@ def stall(server: PostgresServer) -> None:
 
 
 def restart_often(server: PostgresServer) -> None:
-    for _ in range(5):
+    for _ in range(5 if LONG else 2):
         server.stop()
         server.start()
         time.sleep(0.3)
 
 
 def end_sessions(server: PostgresServer) -> None:
-    for _ in range(20 if LONG else 8):
+    for _ in range(20 if LONG else 4):
         server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test_%'")
         time.sleep(0.3)
 
@@ -73,9 +73,9 @@ FAULTS: dict[str, Callable[[PostgresServer], None]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_database_goes_away(fault: str, own_postgres: PostgresServer, oracle: Running) -> None:
     with own_postgres.fresh() as url:
-        setting = scene(oracle.base, daily=300, tokens=60_000, clients=16)
-        with host(f'[store]\ndatabase = "{url}"\n' + setting.config) as served:
-            who = accounts(served)
+        setting = scene(oracle.base, daily=300, tokens=60_000, clients=16, store=f'database = "{url}"\n')
+        with host(setting.config) as served:
+            who = accounts(served, setting)
             stranger = served.key("open", "open")  # nobody has used it yet
             with Crowd(lambda: served.address, who, clients=16, pause=0.2) as crowd:
                 wait_until(lambda: crowd.seen(200), "a good answer")
@@ -103,7 +103,7 @@ def test_the_database_goes_away(fault: str, own_postgres: PostgresServer, oracle
 def good_for_all(crowd: Crowd, since: float) -> bool:
     """Has every account got an answer that is not "cannot be checked now"?"""
     decided = {asked.account for asked in crowd.log if asked.sent >= since and asked.status in (200, 402, 429)}
-    return {"open", "daily", "minutely", "streams", "tokens", "spend"} <= decided
+    return PLANS.keys() <= decided
 
 
 def with_a_stranger(served: Host, key: str, fault: Callable[[], None]) -> list[int]:

@@ -52,7 +52,7 @@ def test_a_full_disk_under_load(oracle: Running) -> None:
     with host(setting.config, start=False) as served, small_disk(served.data):
         served.start()
         ballast = served.data / "ballast"
-        with Crowd(lambda: served.address, accounts(served), clients=12, pause=0.1) as crowd:
+        with Crowd(lambda: served.address, accounts(served, setting), clients=12, pause=0.1) as crowd:
             wait_until(lambda: crowd.seen(200), "a good answer")
             fill(ballast)
             wait_until(lambda: refill(ballast) or served.ready() == 503, "readiness to say no")

@@ -8,7 +8,7 @@ from tests.faults.crowd import LONG
 from tests.faults.kill_cycles import run
 from tests.postgres import PostgresServer
 
-TIMES = {"worker": 6, "keeper": 3, "all": 5, "supervisor": 4}  # a keeper that dies young is started again ever later
+TIMES = {"worker": 5, "keeper": 3, "all": 4, "supervisor": 4}  # a keeper that dies young is started again ever later
 
 
 @pytest.mark.timeout(1800 if LONG else 120)
@@ -23,5 +23,5 @@ def test_the_books_hold(target: str) -> None:
 @pytest.mark.timeout(1800 if LONG else 120)
 def test_the_books_hold_in_postgresql(postgres: PostgresServer) -> None:
     with postgres.fresh() as url:
-        told = run(50 if LONG else 8, "mixed", seed=2, pause=0.7, database=url)
+        told = run(50 if LONG else 6, "mixed", seed=2, pause=0.7, database=url)
     assert not told.findings.violations, told

@@ -52,9 +52,12 @@ FIRST_LINK = 5.0  # seconds that a starting worker waits for the keeper before i
 class Worker:
     """The application behind one worker's listener."""
 
-    def __init__(self, settings: config.Config, data: pathlib.Path, number: int = 0) -> None:
+    def __init__(
+        self, settings: config.Config, data: pathlib.Path, number: int = 0, beat: Callable[[], None] = lambda: None
+    ) -> None:
         """To be made inside of a running event loop. Raises config.ConfigError."""
         self.clock: Callable[[], float] = time.monotonic
+        self._beat = beat
         self.mint = Minter()
         self.deadlines = Deadlines(asyncio.get_running_loop())
         self.names = Names(self.deadlines)
@@ -171,6 +174,7 @@ class Worker:
         """Once a second, what has been counted; once an hour, prices are looked at again."""
         repriced = self.clock()
         while True:
+            self._beat()
             await asyncio.sleep(1.0)
             self.books.tick()
             if self.clock() - repriced >= FRESH:
@@ -204,16 +208,18 @@ def run_worker(
     sock: socket.socket,
     parent: int,
     number: int,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Be a worker until SIGTERM, or until the supervisor at the other end of the pipe `parent` is gone.
 
-    On SIGHUP, `load` reads the configuration again; what it raises changes nothing. SIGHUP may be blocked until then.
+    `beat` is called every second. On SIGHUP, `load` reads the configuration again; what it raises changes nothing.
+    SIGHUP may be blocked until then.
     """
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        worker = Worker(settings, data, number)
+        worker = Worker(settings, data, number, beat)
 
         def reload() -> None:
             try:

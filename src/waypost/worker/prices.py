@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 
 from waypost.errors import Refusal
@@ -13,10 +12,8 @@ from waypost.pricing import Price, configured_price, listed_price
 from waypost.worker.link import KeeperUnavailable, Link
 from waypost.worker.upstreams import Snapshot, Upstream
 
-log = logging.getLogger("waypost.prices")
-
 FRESH = 3600.0  # seconds after which the list is asked again: prices change, and some have an hour
-KNOWN = 10_000  # prices that are kept
+KNOWN = 10_000  # prices after which all are asked for anew
 
 
 class Prices:
@@ -37,6 +34,8 @@ class Prices:
             for upstream in chain:
                 upstream.price = price
             return
+        if len(self._known) > KNOWN:
+            self._known.clear()  # before it is looked at, so that what is fresh stays until it is used
         listed = [upstream for upstream in chain if upstream.provider in snapshot.listed]
         missing = tuple(target for target in map(target_of, listed) if not self._is_fresh(target, now))
         if missing:
@@ -60,8 +59,6 @@ class Prices:
             if all(target in self._known for target in targets):
                 return
             raise Refusal("UNAVAILABLE", "Prices cannot be looked up at this moment; try again.", retry_after=1)
-        if len(self._known) + len(targets) > KNOWN:
-            self._known.clear()
         for target, record in zip(targets, reply.rows, strict=True):
             self._known[target] = (listed_price(record) if record is not None else None, now)
 

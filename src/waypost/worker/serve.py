@@ -54,7 +54,7 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
             await entry.admit_slowly()
         written = worker.journal.synced()
         if written is not None:
-            await written
+            await worker.books.on_disk(written)
 
         # 5. to 7.; a whole answer is settled as it leaves.
         await answer(worker, exchange, entry, request, chain, request_id)
