@@ -1,0 +1,101 @@
+"""How fast a target has been lately: a decaying time to first token for choosing, percentiles for thresholds.
+
+One `Speed` for each provider and model, told of every answer. Seconds and tokens per second; the clock is an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import repeat
+
+HALF_LIFE = 60.0  # seconds in which what is known of a target loses half of its weight
+MINUTES = 5
+STEP = 1.15  # a bucket's upper end is this many times its lower one
+LOWEST = 0.001
+BUCKETS = 128  # 0.001 … 58,000
+LOG_STEP = math.log(STEP)
+FEWEST = 5
+"""Fewer samples than this say nothing about a percentile."""
+
+
+class Spread:
+    """A rolling histogram of the last five minutes."""
+
+    __slots__ = ("_counts", "_minute")
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._counts = [[0] * BUCKETS for _ in range(MINUTES)]
+
+    def add(self, value: float, now: float) -> None:
+        """One sample."""
+        minute = int(now // 60)
+        if minute != self._minute:
+            self._turn(minute)
+        self._counts[minute % MINUTES][bucket_of(value)] += 1
+
+    def percentile(self, share: float, now: float) -> float | None:
+        """The value that `share` (0…1) of the samples stay below, 15 % too high at most; None if too few are known."""
+        self._turn(int(now // 60))
+        counts = [sum(column) for column in zip(*self._counts, strict=True)]
+        total = sum(counts)
+        if total < FEWEST:
+            return None
+        needed, seen = share * total, 0
+        for index, count in enumerate(counts):
+            seen += count
+            if seen >= needed and seen:
+                return LOWEST * STEP ** (index + 1)
+        return LOWEST * STEP**BUCKETS
+
+    def _turn(self, minute: int) -> None:
+        for passed in range(max(self._minute + 1, minute - MINUTES + 1), minute + 1):
+            self._counts[passed % MINUTES] = list(repeat(0, BUCKETS))
+        self._minute = max(self._minute, minute)
+
+
+def bucket_of(value: float) -> int:
+    """Which bucket a value falls into."""
+    if value <= LOWEST:
+        return 0
+    return min(BUCKETS - 1, int(math.log(value / LOWEST) / LOG_STEP))
+
+
+class Speed:
+    """What is known of one target. `active`: attempts that are under way."""
+
+    __slots__ = ("_at", "_latency", "active", "first_token", "throughput")
+
+    def __init__(self) -> None:
+        self._latency = 0.0
+        self._at = 0.0
+        self.active = 0
+        self.first_token = Spread()
+        self.throughput = Spread()
+
+    def note_first_token(self, seconds: float, now: float) -> None:
+        """An answer began, or had not begun when it was given up, `seconds` after it was asked for."""
+        known = 0.5 ** ((now - self._at) / HALF_LIFE) if self._latency and now > self._at else 1.0
+        # A sample weighs a fifth at least: among many, the average follows the last handful.
+        share = max(0.2, 1.0 - known) if self._latency else 1.0
+        self._latency += share * (seconds - self._latency)
+        self._at = now
+        self.first_token.add(seconds, now)
+
+    def note_throughput(self, tokens: int, seconds: float, now: float) -> None:
+        """An answer of so many tokens took so long after its first one."""
+        if tokens > 1 and seconds > 0:
+            self.throughput.add(tokens / seconds, now)
+
+    def latency(self, now: float) -> float:
+        """Seconds to the first token, fading with the time since it was last seen: who was slow gets another chance."""
+        return self._latency * 0.5 ** (max(0.0, now - self._at) / HALF_LIFE)
+
+    def burden(self, now: float) -> float:
+        """What the next request would meet here, to compare targets by: latency times those who wait for it.
+
+        A target that nobody knows is tried at once, but by one request at a time.
+        """
+        if self._latency:
+            return self.latency(now) * (self.active + 1)
+        return math.inf if self.active else 0.0
