@@ -11,7 +11,7 @@ closes it nor opens it wider. Times are seconds on one monotonic clock, which al
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -49,7 +49,7 @@ class BreakerState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Breaker:
-    """One of them. `troubled`, shared by all, holds those that are not closed, so that asking "any trouble?" is free."""
+    """One of them. `troubled`, shared by all, holds those that are not closed, for whoever wants to see them."""
 
     __slots__ = (
         "_closed_at", "_consecutive", "_probe", "_probe_ends", "_probes", "_settings", "_slot", "_slots_failed",
@@ -119,7 +119,7 @@ class Breaker:
         self._slots_total[slot % SLOTS] += 1
 
     def failed(self, permit: int, now: float, counts: Counts = "failure", retry_after: float | None = None) -> None:
-        """An attempt's failure, as its class counts it (`failures.TABLE`). `retry_after`: seconds the upstream asked for."""
+        """A failure, as its class counts it (`failures.TABLE`). `retry_after`: seconds that the upstream asked for."""
         if counts == "limit":
             self._limit(permit, now, retry_after)
         elif counts == "nothing":
@@ -227,10 +227,10 @@ def rest_of(openings: int, settings: BreakerSettings) -> float:
     return float(min(settings.longest, settings.rest * 2.0 ** min(openings - 1, 30)))
 
 
-def passing(breakers: Iterable[Breaker], now: float) -> list[bool]:
-    """Which of these may be asked? All of them when every one is open: the last target is never ejected.
+def passing(breakers: Sequence[Breaker], now: float) -> tuple[list[bool], bool]:
+    """Which of these may be asked. All of them when every one is open (then True, too): the last is never ejected.
 
     Then it is not known who is well again, and one answer is worth more than the rest of the deadlines.
     """
-    open_ones = [breaker.blocks(now) for breaker in breakers]
-    return [True] * len(open_ones) if all(open_ones) else [not blocked for blocked in open_ones]
+    passes = [not breaker.blocks(now) for breaker in breakers]
+    return (passes, False) if any(passes) else ([True] * len(passes), True)

@@ -6,12 +6,15 @@ there a point in asking anybody else, and what is the caller told when nobody co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 Spares = Literal["request", "key", "target"]
 Counts = Literal["failure", "limit", "dead", "nothing"]
+Lane = tuple[str, str, str]
+"""Provider, label of its key, and the provider's model: what an attempt goes to."""
 
 
 class FailureClass(msgspec.Struct, frozen=True):
@@ -20,8 +23,8 @@ class FailureClass(msgspec.Struct, frozen=True):
     `spares`: what is not asked again at once. "key": another key of the same target may fare better; "target": its
     other keys would meet the same; "request": everybody would, so the chain ends here and the caller is told.
     `again`: after a pause, the same key and target may be asked a second time, where nobody else is left.
-    `counts`: what it means to the breaker of the provider's key and model. "failure": one towards opening; "limit": rest
-    for as long as the upstream asked; "dead": open at once; "nothing": says nothing about the upstream's health.
+    `counts`: what it means to the breaker of the provider's key and model. "failure": one towards opening; "limit":
+    rest for as long as the upstream asked; "dead": open at once; "nothing": says nothing about the upstream's health.
     """
 
     name: str
@@ -64,8 +67,6 @@ BY_NAME: dict[str, FailureClass] = {row.name: row for row in TABLE}
 
 CREDENTIALS = frozenset({401, 402})
 MISCONFIGURED = frozenset({404, 407})
-LARGER = frozenset({"context_length"})
-"""Classes that go on to another model where the operator allows it (`larger`): what is too long for one fits another."""
 
 
 def class_of_status(status: int, *, context_length: bool = False) -> FailureClass:
@@ -86,11 +87,9 @@ def class_of_status(status: int, *, context_length: bool = False) -> FailureClas
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """What is remembered of a failed attempt. `at` and `took` in seconds; `status` is the upstream's, 0 if none came."""
+    """What is remembered of a failed attempt. `took` is in seconds; `status` is the upstream's, 0 if none came."""
 
-    provider: str
-    model: str
-    key: str
+    lane: Lane
     kind: FailureClass
     message: str = ""
     status: int = 0
@@ -105,7 +104,7 @@ class Ending(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
-def ending(failures: list[Failed]) -> Ending:
+def ending(failures: Sequence[Failed]) -> Ending:
     """The end of a request that nobody answered: what is the request's own keeps its code, and so does what all share.
 
     Contract A3: 504 only if every attempt timed out or the request's time is over, 429 only if every one was limited,

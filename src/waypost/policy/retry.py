@@ -41,8 +41,9 @@ def pause_before(repetition: int, settings: RetrySettings, dice: Dice, hint: flo
 class RetryBudget:
     """A provider's: repetitions are a fifth of what is active, or three, in flight and over any stretch of time.
 
-    Each first attempt earns a fifth of a repetition, each repetition costs a whole one; what is saved up never exceeds a
-    fifth of what is active, or three. So over any time repetitions ≤ 0.2 × first attempts + max(3, 0.2 × active then).
+    Each first attempt earns a fifth of a repetition, each repetition costs a whole one; what is saved up never exceeds
+    a fifth of what is active, or three. So over any time repetitions ≤ 0.2 × first attempts + max(3, 0.2 × active when
+    it began).
     """
 
     __slots__ = ("_saved", "active", "repeating")

@@ -5,15 +5,16 @@ One `Speed` for each provider and model, told of every answer. Seconds and token
 
 from __future__ import annotations
 
-import math
 from itertools import repeat
+from math import inf, log
 
-HALF_LIFE = 60.0  # seconds in which what is known of a target loses half of its weight
+HALF_LIFE = 60.0  # seconds after which what is known of a target has half of its weight
 MINUTES = 5
 STEP = 1.15  # a bucket's upper end is this many times its lower one
 LOWEST = 0.001
 BUCKETS = 128  # 0.001 … 58,000
-LOG_STEP = math.log(STEP)
+SCALE = 1.0 / log(STEP)
+SHIFT = -log(LOWEST) * SCALE
 FEWEST = 5
 """Fewer samples than this say nothing about a percentile."""
 
@@ -29,10 +30,11 @@ class Spread:
 
     def add(self, value: float, now: float) -> None:
         """One sample."""
-        minute = int(now // 60)
+        minute = int(now / 60.0)
         if minute != self._minute:
             self._turn(minute)
-        self._counts[minute % MINUTES][bucket_of(value)] += 1
+        bucket = int(log(value) * SCALE + SHIFT) if value > LOWEST else 0
+        self._counts[minute % MINUTES][bucket if bucket < BUCKETS else -1] += 1
 
     def percentile(self, share: float, now: float) -> float | None:
         """The value that `share` (0…1) of the samples stay below, 15 % too high at most; None if too few are known."""
@@ -54,13 +56,6 @@ class Spread:
         self._minute = max(self._minute, minute)
 
 
-def bucket_of(value: float) -> int:
-    """Which bucket a value falls into."""
-    if value <= LOWEST:
-        return 0
-    return min(BUCKETS - 1, int(math.log(value / LOWEST) / LOG_STEP))
-
-
 class Speed:
     """What is known of one target. `active`: attempts that are under way."""
 
@@ -75,10 +70,14 @@ class Speed:
 
     def note_first_token(self, seconds: float, now: float) -> None:
         """An answer began, or had not begun when it was given up, `seconds` after it was asked for."""
-        known = 0.5 ** ((now - self._at) / HALF_LIFE) if self._latency and now > self._at else 1.0
-        # A sample weighs a fifth at least: among many, the average follows the last handful.
-        share = max(0.2, 1.0 - known) if self._latency else 1.0
-        self._latency += share * (seconds - self._latency)
+        known = self._latency
+        if known:
+            # A sample weighs a fifth at least: among many, the average follows the last handful.
+            passed = now - self._at
+            share = passed / (passed + HALF_LIFE) if passed > HALF_LIFE / 4 else 0.2
+            self._latency = known + share * (seconds - known)
+        else:
+            self._latency = seconds
         self._at = now
         self.first_token.add(seconds, now)
 
@@ -89,7 +88,7 @@ class Speed:
 
     def latency(self, now: float) -> float:
         """Seconds to the first token, fading with the time since it was last seen: who was slow gets another chance."""
-        return self._latency * 0.5 ** (max(0.0, now - self._at) / HALF_LIFE)
+        return self._latency * HALF_LIFE / (HALF_LIFE + max(0.0, now - self._at))
 
     def burden(self, now: float) -> float:
         """What the next request would meet here, to compare targets by: latency times those who wait for it.
@@ -98,4 +97,4 @@ class Speed:
         """
         if self._latency:
             return self.latency(now) * (self.active + 1)
-        return math.inf if self.active else 0.0
+        return inf if self.active else 0.0

@@ -1,0 +1,279 @@
+"""One request's way along its plan: who is asked next, after which pause, and what the caller is told when it ends.
+
+A `Trail` keeps every account that an attempt touches (breaker, budget, speed, home of the conversation), so that
+whoever drives it, a worker or a simulation, only has to say what happened. Clock and dice are arguments.
+"""
+
+from __future__ import annotations
+
+from waypost.policy import retry
+from waypost.policy.breaker import REFUSED
+from waypost.policy.chains import Candidate, Plan
+from waypost.policy.failures import BY_NAME, Ending, Failed, FailureClass, ending
+from waypost.policy.retry import Dice, RetrySettings, pause_before
+from waypost.policy.stickiness import Conversation, Sticky
+
+NOWHERE = -1.0
+"""What `failed` returns when nobody else is to be asked."""
+
+SILENT = frozenset({"first_byte_timeout", "crawling"})
+"""Failures that tell how slow a target is: at least as slow as this."""
+
+FINAL = (BY_NAME["deadline"], BY_NAME["gone"])
+
+Choice = tuple[int, bool]
+"""A candidate's place in the plan, and whether asking it is a repetition."""
+
+
+class Ticket:
+    """One attempt, from `begin` to whichever of `succeeded`, `failed` and `abandon` ends it."""
+
+    __slots__ = ("began", "candidate", "is_over", "is_repetition", "name", "permit")
+
+    def __init__(self, candidate: Candidate, name: str, permit: int, began: float, is_repetition: bool) -> None:
+        self.candidate = candidate
+        self.name = name  # of the chain it belongs to
+        self.permit = permit
+        self.began = began
+        self.is_repetition = is_repetition
+        self.is_over = False
+
+
+class Trail:
+    """The attempts of one request. `deadline` is the end of the request's own time."""
+
+    __slots__ = (
+        "_conversation",
+        "_deadline",
+        "_failed",
+        "_next",
+        "_plan",
+        "_settings",
+        "_sticky",
+        "failures",
+        "tickets",
+    )
+
+    def __init__(
+        self,
+        plan: Plan,
+        conversation: Conversation,
+        sticky: Sticky,
+        deadline: float,
+        settings: RetrySettings = retry.DEFAULT,
+    ) -> None:
+        self._plan = plan
+        self._conversation = conversation
+        self._sticky = sticky
+        self._deadline = deadline
+        self._settings = settings
+        self._next: Choice | None = None  # a repetition in its pause is in its provider's budget already
+        self.tickets: list[Ticket] = []  # of all attempts, in the order in which they began
+        self._failed: list[Ticket] = []  # in the order of `failures`
+        self.failures: list[Failed] = []
+
+    @property
+    def ending(self) -> Ending:
+        """What the caller is told if nothing more is tried."""
+        return ending(self.failures)
+
+    # An attempt begins
+
+    def begin(self, now: float) -> Ticket | None:
+        """The first attempt, or the one that `failed` has chosen. None: there is nobody to ask any more."""
+        choice, self._next = self._next, None
+        if choice is None:
+            return self._begin_first(now) if not self.tickets else None
+        place, is_repetition = choice
+        candidate = self._plan.candidates[place]
+        permit = candidate.breaker.admit(now, forced=self._plan.forced and not is_repetition)
+        if permit != REFUSED:
+            return self._begun(place, permit, now, is_repetition)
+        if is_repetition:
+            candidate.budget.end_again()
+        choice = self._untried(now)  # its breaker has opened meanwhile
+        if choice is None:
+            return None
+        self._reserve(choice)
+        return self.begin(now)
+
+    def begin_beside(self, now: float) -> Ticket | None:
+        """A second attempt while the first is still silent (hedging); None where nobody else may be asked."""
+        choice = self._untried(now) if self._next is None and self.tickets else None
+        if choice is None:
+            return None
+        self._reserve(choice)
+        return self.begin(now)
+
+    def _begin_first(self, now: float) -> Ticket | None:
+        plan = self._plan
+        for place, candidate in enumerate(plan.candidates):
+            permit = candidate.breaker.admit(now, forced=plan.forced)
+            if permit != REFUSED:
+                return self._begun(place, permit, now, False)
+        if not plan.candidates:
+            return None
+        # Since the plan was made everybody's breaker has opened: the last target is never ejected.
+        return self._begun(0, plan.candidates[0].breaker.admit(now, forced=True), now, False)
+
+    def _begun(self, place: int, permit: int, now: float, is_repetition: bool) -> Ticket:
+        candidate = self._plan.candidates[place]
+        if not is_repetition:
+            candidate.budget.begin()
+        candidate.speed.active += 1
+        ticket = Ticket(candidate, self._plan.names[place], permit, now, is_repetition)
+        self.tickets.append(ticket)
+        return ticket
+
+    def _reserve(self, choice: Choice) -> None:
+        place, is_repetition = choice
+        if is_repetition:
+            self._plan.candidates[place].budget.begin_again()
+        self._next = choice
+
+    # An attempt ends
+
+    def succeeded(self, ticket: Ticket, now: float, first_token: float, tokens: int = 0) -> None:
+        """A whole answer, `first_token` seconds after the attempt began, of so many tokens (0: not known)."""
+        if ticket.is_over:
+            return
+        self._over(ticket)
+        candidate = ticket.candidate
+        candidate.breaker.succeeded(ticket.permit, now)
+        candidate.speed.note_first_token(first_token, now)
+        if tokens:
+            candidate.speed.note_throughput(tokens, now - ticket.began - first_token, now)
+        plan, sticky = self._plan, self._sticky
+        if plan.keeps or candidate is not plan.home:
+            sticky.keep(self._conversation.name, candidate.lane, now)
+        elif sticky:  # it is answered where it would go anyway: nothing to remember
+            sticky.forget(self._conversation.name)
+        if sticky:
+            sticky.sweep(now)
+
+    def failed(
+        self,
+        ticket: Ticket,
+        kind: FailureClass,
+        now: float,
+        dice: Dice,
+        *,
+        retry_after: float | None = None,
+        status: int = 0,
+        message: str = "",
+        committed: bool = False,
+    ) -> float:
+        """An attempt failed. Seconds to wait until `begin` (0.0: none), or NOWHERE, and then `ending` is the answer.
+
+        `committed`: the caller has part of the answer, so nobody may take over.
+        """
+        if ticket.is_over:
+            return NOWHERE
+        self._over(ticket)
+        candidate, took = ticket.candidate, now - ticket.began
+        candidate.breaker.failed(ticket.permit, now, kind.counts, retry_after)
+        if kind.name in SILENT:
+            candidate.speed.note_first_token(took, now)
+        if self._sticky and kind.spares != "request":
+            self._sticky.release(self._conversation.name, candidate.lane)
+        self._failed.append(ticket)
+        self.failures.append(Failed(candidate.lane, kind, message, status, retry_after, took))
+        if committed or kind in FINAL or any(not other.is_over for other in self.tickets):
+            return NOWHERE
+        return self._choose(now, dice)
+
+    def close(self) -> None:
+        """The request is over, however: what is still under way says nothing about its upstream."""
+        for ticket in self.tickets:
+            if not ticket.is_over:
+                self._over(ticket)
+                ticket.candidate.breaker.release(ticket.permit)
+        choice, self._next = self._next, None
+        if choice is not None and choice[1]:
+            self._plan.candidates[choice[0]].budget.end_again()
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Another attempt was faster, or the caller left: this one's end says nothing about its upstream."""
+        if not ticket.is_over:
+            self._over(ticket)
+            ticket.candidate.breaker.release(ticket.permit)
+
+    def _over(self, ticket: Ticket) -> None:
+        ticket.is_over = True
+        candidate = ticket.candidate
+        candidate.speed.active -= 1
+        if ticket.is_repetition:
+            candidate.budget.end_again()
+        else:
+            candidate.budget.end()
+
+    # Who is next
+
+    def _choose(self, now: float, dice: Dice) -> float:
+        """Reserve the next attempt; the seconds until it may begin, or NOWHERE."""
+        choice, wait = self._untried(now), 0.0
+        if choice is None:
+            choice, wait = self._again(now, dice)
+        if choice is None:
+            return NOWHERE
+        self._reserve(choice)
+        return wait
+
+    def _may_go_on(self, now: float) -> bool:
+        attempts = self._plan.attempts or self._settings.attempts
+        return len(self.tickets) < attempts and now + self._settings.least <= self._deadline
+
+    def _untried(self, now: float) -> Choice | None:
+        """The first of the plan that has not been asked, and that no failure so far speaks against."""
+        plan = self._plan
+        if not self._may_go_on(now):
+            return None
+        asked = {ticket.candidate.lane for ticket in self.tickets}
+        spared = {lane[::2] for lane in asked}  # provider and model
+        spared -= {failure.lane[::2] for failure in self.failures if failure.kind.spares == "key"}
+        spared |= {failure.lane[::2] for failure in self.failures if failure.kind.spares == "target"}
+        providers = {lane[0] for lane in asked}
+        for place, candidate in enumerate(plan.candidates):
+            lane = candidate.lane
+            if lane in asked or lane[::2] in spared or not self._may_follow(place):
+                continue
+            if candidate.breaker.blocks(now) and not plan.forced:
+                continue
+            is_repetition = lane[0] in providers
+            if not is_repetition or candidate.budget.allows:
+                return place, is_repetition
+        return None
+
+    def _may_follow(self, place: int) -> bool:
+        """After an error of the request's content: only another model that the caller named, or a larger context."""
+        plan = self._plan
+        for ticket, failure in zip(self._failed, self.failures, strict=True):
+            if failure.kind.spares != "request":
+                continue
+            name, candidate = plan.names[place], plan.candidates[place]
+            if name in plan.elsewhere and name != ticket.name:
+                continue
+            known, other = ticket.candidate.target.context, candidate.target.context
+            if not plan.larger or failure.kind.name != "context_length" or not known or not other or other <= known:
+                return False
+        return True
+
+    def _again(self, now: float, dice: Dice) -> tuple[Choice | None, float]:
+        """A second question to somebody who failed: who may be asked soonest. Where the pause is too long, nobody."""
+        settings = self._settings
+        best: Choice | None = None
+        shortest = settings.longest_wait
+        if not self._may_go_on(now):
+            return None, NOWHERE
+        latest = {failure.lane: failure for failure in self.failures}
+        for place, candidate in enumerate(self._plan.candidates):
+            failure, breaker = latest.get(candidate.lane), candidate.breaker
+            if failure is None or not failure.kind.again or breaker.is_open or not candidate.budget.allows:
+                continue
+            times = sum(other.lane == failure.lane for other in self.failures)
+            # What is left of the breaker's rest is what the upstream asked for, or what a 429 without a word gets.
+            hint = max(0.0, breaker.until - now) if failure.kind.counts == "limit" else failure.retry_after
+            wait = pause_before(times, settings, dice, hint)
+            if wait < shortest and now + wait + settings.least <= self._deadline:
+                best, shortest = (place, True), wait
+        return best, shortest
