@@ -231,7 +231,11 @@ class Machine(RuleBasedStateMachine):
             assert not self.subject.until
         self.mark(generation)
 
-    @rule(data=st.data(), counts=st.sampled_from(["failure", "limit", "dead", "nothing"]), hint=st.none() | st.floats(0, 1e6))
+    @rule(
+        data=st.data(),
+        counts=st.sampled_from(["failure", "limit", "dead", "nothing"]),
+        hint=st.none() | st.floats(0, 1e6),
+    )
     def a_failure(self, data: st.DataObject, counts: str, hint: float | None) -> None:
         if not self.permits:
             return

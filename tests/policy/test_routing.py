@@ -60,7 +60,9 @@ def test_an_ordered_chain_is_its_own_plan() -> None:
 
 
 def test_weighted_follows_the_weights() -> None:
-    subject = chain(Target("a", "m", weight=3), Target("b", "m", weight=1), Target("c", "m", weight=0), strategy="weighted")
+    subject = chain(
+        Target("a", "m", weight=3), Target("b", "m", weight=1), Target("c", "m", weight=0), strategy="weighted"
+    )
     dice = random.Random(1).random
     plans = [providers(plan(subject, ANYTHING, conversation(), NOW, dice)) for _ in range(4000)]
     firsts = Counter(found[0] for found in plans)
@@ -181,7 +183,9 @@ def test_thresholds_only_put_the_slow_behind() -> None:
             candidate.speed.note_throughput(rate, 1.0, NOW)
     assert providers(planned(subject, max_latency=((0.5, 2.0),))) == "ba"
     assert providers(planned(subject, min_throughput=((0.5, 50.0),))) == "ab"
-    assert providers(planned(subject, models=[other], max_latency=((0.5, 2.0),))) == "bca", "another model may be faster"
+    assert providers(planned(subject, models=[other], max_latency=((0.5, 2.0),))) == "bca", (
+        "another model may be faster"
+    )
     assert providers(planned(subject, sort="throughput")) == "ab"
     assert providers(planned(subject, sort="latency")) == "ba"
 

@@ -59,7 +59,10 @@ def test_which_name_wins() -> None:
 
 
 def test_developer_is_system() -> None:
-    assert conversation(message("developer", "k"), OPENING[1]).name == conversation(message("system", "k"), OPENING[1]).name
+    assert (
+        conversation(message("developer", "k"), OPENING[1]).name
+        == conversation(message("system", "k"), OPENING[1]).name
+    )
 
 
 @pytest.mark.parametrize("messages", [b"", b"[", b"[1,null,[]]", b'[{"role":7}]', b'{"role":"tool"}', b"[" * 2000])
@@ -72,7 +75,7 @@ def test_messages_that_are_none_are_the_upstreams_to_refuse(messages: bytes) -> 
 def test_results_of_tool_calls(role: str) -> None:
     assert conversation(*OPENING, message("assistant"), message(role)).has_tool_results
     assert not conversation(*OPENING, message("user", f'"role":"{role}"')).has_tool_results
-    escaped = json.dumps([message(role)]).replace(role, "\\u%04x" % ord(role[0]) + role[1:]).encode()
+    escaped = json.dumps([message(role)]).replace(role, f"\\u{ord(role[0]):04x}{role[1:]}").encode()
     assert Conversation("a1", escaped).has_tool_results
 
 

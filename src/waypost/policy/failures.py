@@ -59,7 +59,7 @@ TABLE: tuple[FailureClass, ...] = (
     FailureClass("context_length", "CONTEXT_LENGTH_EXCEEDED", "request", False, "nothing", "the prompt is too long for the model; by option the chain goes on to a larger one"),
     # Not the upstream's doing
     FailureClass("busy", "OVERLOADED", "target", False, "nothing", "too many of our own requests wait for a connection"),
-    FailureClass("deadline", "PROVIDER_TIMEOUT", "request", False, "nothing", "the request's own time is over, whoever used it up"),
+    FailureClass("deadline", "PROVIDER_TIMEOUT", "request", False, "nothing", "the request's own time is over; a failure of whoever had most of it"),
     FailureClass("gone", "UNAVAILABLE", "request", False, "nothing", "the caller left, or the worker is stopping"),
 )  # fmt: skip
 

@@ -171,7 +171,9 @@ class Trail:
             return NOWHERE
         self._over(ticket)
         candidate, took = ticket.candidate, now - ticket.began
-        candidate.breaker.failed(ticket.permit, now, kind.counts, retry_after)
+        used_it_up = kind.name == "deadline" and 2 * took >= self._deadline - self.tickets[0].began
+        # Whoever had most of a request's time and did not finish stalls, though the request's own clock struck first.
+        candidate.breaker.failed(ticket.permit, now, "failure" if used_it_up else kind.counts, retry_after)
         if kind.name in SILENT:
             candidate.speed.note_first_token(took, now)
         if self._sticky and kind.spares != "request":
@@ -266,14 +268,23 @@ class Trail:
         if not self._may_go_on(now):
             return None, NOWHERE
         latest = {failure.lane: failure for failure in self.failures}
+        hopeless = {failure.lane[::2] for failure in self.failures if is_hopeless(failure.kind)}
+        thrown = dice()  # once for all: of equals the plan's first is asked
         for place, candidate in enumerate(self._plan.candidates):
             failure, breaker = latest.get(candidate.lane), candidate.breaker
-            if failure is None or not failure.kind.again or breaker.is_open or not candidate.budget.allows:
+            if failure is None or not failure.kind.again or candidate.lane[::2] in hopeless:
+                continue
+            if breaker.is_open or not candidate.budget.allows:
                 continue
             times = sum(other.lane == failure.lane for other in self.failures)
             # What is left of the breaker's rest is what the upstream asked for, or what a 429 without a word gets.
             hint = max(0.0, breaker.until - now) if failure.kind.counts == "limit" else failure.retry_after
-            wait = pause_before(times, settings, dice, hint)
+            wait = pause_before(times, settings, lambda: thrown, hint)
             if wait < shortest and now + wait + settings.least <= self._deadline:
                 best, shortest = (place, True), wait
         return best, shortest
+
+
+def is_hopeless(kind: FailureClass) -> bool:
+    """Would all keys of a target meet the same, now and after a pause?"""
+    return kind.spares == "target" and not kind.again
