@@ -274,7 +274,7 @@ class Trail:
             failure, breaker = latest.get(candidate.lane), candidate.breaker
             if failure is None or not failure.kind.again or candidate.lane[::2] in hopeless:
                 continue
-            if breaker.is_open or not candidate.budget.allows:
+            if breaker.is_open or not candidate.budget.allows or not self._may_follow(place):
                 continue
             times = sum(other.lane == failure.lane for other in self.failures)
             # What is left of the breaker's rest is what the upstream asked for, or what a 429 without a word gets.
