@@ -44,6 +44,8 @@ class Request:
         self.forced = found.forced
         self.trail = Trail(found, talk, chain.sticky, world.now + PATIENCE)
         self.running: Ticket | None = None
+        self.serial = world.serial
+        world.serial += 1
         world.open.add(self)
         self.attempt()
 
@@ -190,8 +192,8 @@ class World:
             where = dice.choice(sorted(self.faults))
             del self.faults[where]
             self.say(f"{self.now:9.2f} {where} is well")
-        elif kind < 0.78 and self.open:
-            min(self.open, key=lambda request: request.began).hang_up()
+        elif kind < 0.82 and self.open:
+            dice.choice(sorted(self.open, key=lambda request: request.serial)).hang_up()
         self.pass_time(dice.choice([0.0, 0.01, 0.3, 2.0, 10.0, 70.0]))
         self.check()
 

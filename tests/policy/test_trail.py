@@ -185,6 +185,30 @@ def test_closing_in_a_pause_gives_everything_back() -> None:
     assert budget.repeating == budget.active == 0
 
 
+@pytest.mark.parametrize("end", ["close", "abandon", "gone"])
+def test_a_probe_that_ends_without_a_word_frees_its_permit(end: str) -> None:
+    subject = chain("a", "b")
+    open_breaker(subject.targets[0][0], NOW - 60)
+    driver = Driver(subject)
+    assert driver.ticket.permit < 0 and subject.targets[0][0].breaker.blocks(NOW)
+    if end == "close":
+        driver.trail.close()
+    elif end == "abandon":
+        driver.trail.abandon(driver.ticket)
+    else:
+        assert driver.fail("gone") is None
+    assert not subject.targets[0][0].breaker.blocks(NOW)
+
+
+def test_two_requests_do_not_probe_at_once() -> None:
+    subject = chain("a", "b")
+    open_breaker(subject.targets[0][0], NOW - 60)
+    first, second = Driver(subject), Driver(subject)
+    assert [driver.ticket.candidate.target.provider for driver in (first, second)] == ["a", "b"]
+    first.trail.succeeded(first.ticket, NOW, 0.1)
+    assert Driver(subject).ticket.candidate.target.provider == "a" and not subject.targets[0][0].breaker.until
+
+
 KINDS = st.sampled_from(TABLE)
 
 
