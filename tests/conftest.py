@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness import Waypost, provider, serving
+from tests.postgres import PostgresServer, running_postgres
 from tests.sim.running import Running, running
 
 
@@ -22,3 +23,10 @@ def waypost(simulator: Running) -> Iterator[Waypost]:
     """A server with one worker; `sim/NAME` is the simulator's model NAME."""
     with serving(provider("sim", simulator.base)) as waypost:
         yield waypost
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server; `with postgres.fresh() as url` is an empty database on it."""
+    with running_postgres() as server:
+        yield server

@@ -25,11 +25,13 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from waypost.config import Config, Plan, Secret, Store
 from waypost.keeper.direct import administer
 from waypost.messages import CreatedKey, CreateKey
 
@@ -297,12 +299,19 @@ def started(folder: pathlib.Path, process: subprocess.Popen[bytes], config: str)
     assert line.startswith("Waypost serves"), line + (folder / "log").read_text()
     threading.Thread(target=process.stdout.read, daemon=True).start()  # so that it never blocks on a full pipe
     waypost = Waypost(folder, process, line.split(" at ")[1].strip())
-    plans = re.findall(r"^\[plans\.([^\].]+)\]", config, re.MULTILINE) or ["all"]
-    created = asyncio.run(administer(folder / "data", plans, CreateKey("tests", plans[0])))
+    settings = settings_of(config)
+    created = asyncio.run(administer(folder / "data", settings, CreateKey("tests", next(iter(settings.plans)))))
     assert isinstance(created, CreatedKey), created
     waypost.key = created.key
     wait_until(lambda: is_ready(waypost), "/readyz to answer 200")
     return waypost
+
+
+def settings_of(config: str) -> Config:
+    """What a command needs of a configuration: its plans' names, and the database."""
+    raw = tomllib.loads(config)
+    database = raw.get("store", {}).get("database", "sqlite")
+    return Config(store=Store(database=Secret(database)), plans={name: Plan() for name in raw.get("plans", ["all"])})
 
 
 def is_ready(waypost: Waypost) -> bool:

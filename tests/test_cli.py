@@ -118,6 +118,44 @@ def test_accounts(shell: Shell) -> None:
     assert KEY.fullmatch(shell.good("keys", "create", "--account", "shop"))
 
 
+def test_a_key_s_limits(shell: Shell) -> None:
+    terms = ("--daily-limit", "20", "--minute-limit", "5", "--spend-limit", "5.00", "--spend-window", "day")
+    more = ("--label", "desk", "--models", "sim/a*, sim/b", "--balance", "2.50", "--expires", "2199-12-31")
+    shell.good("keys", "create", "--account", "Ed", "--plan", "max", *terms, *more)
+    (line,) = [line for line in shell.good("keys", "list", "--account", "Ed").splitlines() if "desk" in line]
+    identity = line.split()[0]
+    assert "sim/a*, sim/b; 5 a minute; 20 a day; $5.00 a day" in line
+    assert "$2.50" in line and "2199-12-31 00:00" in line
+    said = shell.good("keys", "set", identity, "--daily-limit", "none", "--models", "none", "--balance", "3")
+    assert said.endswith("desk): 5 a minute; $5.00 a day; $3.00 left; until 2199-12-31 00:00 UTC\n")
+    lifted = ("--minute-limit", "none", "--spend-limit", "none", "--spend-window", "none", "--balance", "none")
+    said = shell.good("keys", "set", identity, *lifted, "--expires", "none", "--label", "home")
+    assert said.endswith("home): no limits of its own\n")
+    for words, why in [
+        (("--models", "gpt-*"), "models: 'gpt-*' goes beyond plan 'max', which has sim/*"),
+        (("--expires", "soon"), "--expires: 'soon' is neither a time from now, such as 30d, nor a date"),
+        (("--expires", "2020-01-01"), "expires_at: in the past"),
+        (("--daily-limit", "many"), "--daily-limit: 'many' is not a number of requests"),
+        (("--spend-limit", "1e3"), "--spend-limit: '1e3' is not an amount in US dollars, such as 2.50"),
+        (("--spend-window", "week"), "--spend-window: 'week' is not one of day, month, total"),
+        (("--spend-limit", "5"), "spend_window: missing"),
+        ((), "nothing to change"),
+    ]:
+        assert shell.bad("keys", "set", identity, *words).startswith(f"waypost: {why}")
+
+
+def test_an_account_s_credit(shell: Shell) -> None:
+    shell.good("accounts", "create", "Flo", "--plan", "free")
+    assert "is not prepaid" in shell.bad("accounts", "credit", "Flo", "--add", "5.00")
+    said = shell.good("accounts", "credit", "Flo", "--add", "5.00", "--prepaid")
+    assert said == "Flo has $5.00 left of $5.00 ever paid in\n"
+    assert shell.good("accounts", "credit", "Flo", "--add=-1.50").startswith("Flo has $3.50 left")
+    (line,) = [line for line in shell.good("accounts", "list").splitlines() if "Flo" in line]
+    assert line.split()[:5] == ["Flo", "free", "0", "$3.50", "$3.50"]
+    assert "--add: 'five' is not an amount" in shell.bad("accounts", "credit", "Flo", "--add", "five")
+    assert shell.good("accounts", "credit", "Flo", "--postpaid") == "Flo is not prepaid\n"
+
+
 def test_mistakes_are_one_clear_line(shell: Shell) -> None:
     assert "plan 'gold' is not in the config; it has: free, max" in shell.bad(
         "keys", "create", "--account", "shop", "--plan", "gold"

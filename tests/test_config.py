@@ -18,6 +18,7 @@ SECRET = "sk-not-to-be-seen-anywhere"
 ENVIRONMENT = {"DEEPSEEK_API_KEY": SECRET, "EMPTY": ""}
 PROVIDER = '[providers.deepseek]\nkeys = ["env:DEEPSEEK_API_KEY"]\n'
 LAB = '[providers.lab]\nbase_url = "http://127.0.0.1:1/v1"\nkeys = ["k"]\n'
+JWT = f'[jwt]\nsecret = "{"s" * 32}"\n'
 MODEL = '[models."route/x"]\nchain = ["deepseek/m"]\n'
 
 
@@ -72,7 +73,7 @@ def test_everything_at_once(tmp_path: pathlib.Path) -> None:
     assert settings.server.tls == config.TLS("c.pem", "k.pem") and settings.max_body == 512 * 1024
     assert settings.providers["deepseek"].timeouts == config.Timeouts(3, 60, 30, 600)
     assert settings.models["route/x"].price == config.Price("0.28", "0.42", "0.028")
-    assert settings.plans["free"].limits == ["requests", "tokens", "spend", "streams"]
+
     assert settings.plans["free"].allows("route/a/b") and not settings.plans["free"].allows("xgpt-4")
 
 
@@ -80,7 +81,7 @@ def test_everything_at_once(tmp_path: pathlib.Path) -> None:
 
 MISTAKES: list[tuple[str, str, str]] = [
     ("[server]\nlisten\n", "not valid TOML", "line 2"),
-    ("[serve]\n", "[serve]", "no such table; known are server, store, providers"),
+    ("[serve]\n", "[serve]", "no such table; known are server, store, jwt, providers"),
     ("listen = 1\n", "[listen]", "no such table"),
     ("server = 5\n", "[server]", "object"),
     ("[server]\nlistten = 1\n", "[server] listten", "no such setting; known are listen, workers"),
@@ -94,7 +95,37 @@ MISTAKES: list[tuple[str, str, str]] = [
     ('[server]\nmax_body = "25MB"\n', "[server] max_body", "write 25MiB"),
     ('[server]\ntls = { certificate = "c" }\n', "[server] tls", "key"),
     ('[server]\ntls = { certificate = "c", key = "k", chain = "x" }\n', "[server] tls.chain", "no such setting"),
-    ('[store]\ndatabase = "mysql"\n', "[store] database", "mysql"),
+    ('[store]\ndatabase = "mysql"\n', "[store] database", "write sqlite or postgresql://"),
+    ('[store]\ndatabase = "sqlite:///x.db"\n', "[store] database", "write sqlite or postgresql://"),
+    ('[store]\ndatabase = "postgresql://h:99999/x"\n', "[store] database", "write sqlite or postgresql://"),
+    ('[store]\ndatabase = "postgresql://"\n', "[store] database", "write sqlite or postgresql://"),
+    ('[store]\ndatabase = "env:EMPTY"\n', "[store] database", "variable EMPTY is not set"),
+    ('[store]\nlimits = "postgresql://h/x"\n', "[store] limits", "write database or valkey://"),
+    ('[store]\nlimits_on_outage = "open"\n', "[store] limits_on_outage", "open"),
+    ('[store]\njournal_max = "1GB"\n', "[store] journal_max", "write 25MiB"),
+    ('[store]\njournal_max = "65535KiB"\n', "[store] journal_max", "64MiB is the least"),
+    ('[store]\njournal_sync = "always "\n', "[store] journal_sync", "always "),
+    ("[store]\nretention = -1\n", "[store] retention", ">= 0"),
+    ("[jwt]\n", "[jwt] secret", "none of them is given; write one: secret, public_key, jwks"),
+    (JWT + 'jwks = "https://idp.example/keys"\n', "[jwt] jwks", "secret and jwks is given; write one"),
+    ('[jwt]\nsecret = ""\n', "[jwt] secret", "the secret is empty"),
+    ('[jwt]\nsecret = "env:EMPTY"\n', "[jwt] secret", "variable EMPTY is not set"),
+    ('[jwt]\nsecret = "short"\n', "[jwt] secret", "HS256 needs 32 characters or more"),
+    (JWT + 'algorithms = ["HS256", "HS512"]\n', "[jwt] secret", "HS512 needs 64 characters or more"),
+    (JWT + "algorithms = []\n", "[jwt] algorithms", "empty"),
+    (JWT + 'algorithms = ["none"]\n', "[jwt] algorithms[0]", "none"),
+    (JWT + 'algorithms = ["RS256"]\n', "[jwt] algorithms", "RS256 does not go with secret; that takes HS256"),
+    ('[jwt]\njwks = "https://a/k"\n', "[jwt] algorithms", "HS256 does not go with jwks; that takes RS256"),
+    ('[jwt]\npublic_key = "file:/no/such"\n', "[jwt] public_key", "/no/such cannot be read"),
+    ('[jwt]\npublic_key = "text"\n', "[jwt] public_key", "not a PEM text, which starts with -----BEGIN"),
+    ('[jwt]\njwks = "http://idp.example/k"\nalgorithms = ["RS256"]\n', "[jwt] jwks", "not https://host"),
+    ('[jwt]\njwks = "http://127.0.0.1.example/k"\nalgorithms = ["RS256"]\n', "[jwt] jwks", "not https://host"),
+    ('[jwt]\njwks = "https://u:p@idp/k"\nalgorithms = ["RS256"]\n', "[jwt] jwks", "not https://host"),
+    ('[jwt]\njwks = "file:///etc/k"\nalgorithms = ["RS256"]\n', "[jwt] jwks", "not https://host"),
+    (JWT + 'account_claim = ""\n', "[jwt] account_claim", "empty"),
+    (JWT + "create_accounts = true\n[plans.a]\n[plans.b]\n", "[jwt] plan_claim", "a new account's plan is not known"),
+    (JWT + "key = 1\n", "[jwt] key", "no such setting; known are algorithms, secret"),
+    ("jwt = 5\n", "[jwt]", "object"),
     ("providers = 1\n", "[providers]", "[providers.NAME]"),
     ("[providers]\ndeepseek = 1\n", "[providers.deepseek]", "object"),
     ('[providers."a/b"]\nkeys = ["k"]\n', '[providers."a/b"]', "without a slash"),
@@ -154,6 +185,33 @@ def test_files_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
         config.load(tmp_path / "latin.toml")
 
 
+# Tokens
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        JWT,
+        JWT + 'algorithms = ["HS256"]\nissuer = "i"\naudience = "a"\naccount_claim = "uid"\nplan_claim = "plan"\n',
+        JWT + "create_accounts = true\n",
+        JWT + 'create_accounts = true\nplan_claim = "plan"\n[plans.a]\n[plans.b]\n',
+        '[jwt]\njwks = "https://idp.example:8443/keys?v=2"\nalgorithms = ["RS256", "ES256", "EdDSA"]\n',
+        '[jwt]\njwks = "http://127.0.0.1:8000/keys"\nalgorithms = ["PS256"]\n',
+        '[jwt]\njwks = "http://[::1]:8000/keys"\nalgorithms = ["PS256"]\n',
+    ],
+)
+def test_good_tables_of_tokens(tmp_path: pathlib.Path, text: str) -> None:
+    assert load(text, tmp_path).jwt is not None
+    assert load("", tmp_path).jwt is None
+
+
+def test_a_public_key_is_read_from_its_file(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "key.pem").write_text("-----BEGIN PUBLIC KEY-----\nabc\n-----END PUBLIC KEY-----\n")
+    settings = load(f'[jwt]\nalgorithms = ["RS256"]\npublic_key = "file:{tmp_path}/key.pem"\n', tmp_path)
+    assert settings.jwt is not None and settings.jwt.public_key is not None
+    assert settings.jwt.public_key.reveal().splitlines()[1] == "abc"
+
+
 # Secrets
 
 
@@ -181,6 +239,9 @@ def test_secrets_do_not_print(tmp_path: pathlib.Path) -> None:
         f'[providers.lab]\nkeys = ["x"]\nbase_url = "https://user:{SECRET}@host/v1"\n',
         f'[providers.lab]\nkeys = ["x"]\nbase_url = "https://host/v1?key={SECRET}"\n',
         f'[providers]\ndeepseek = "{SECRET}"\n',
+        f'[store]\ndatabase = "mysql://ann:{SECRET}@host/x"\n',
+        f'[store]\ndatabase = "postgresql://ann:{SECRET}@host:0x/y"\n',
+        f'[store]\nlimits = "http://:{SECRET}@host"\n',
     ],
 )
 def test_a_mistake_near_a_secret_does_not_print_it(tmp_path: pathlib.Path, text: str) -> None:
@@ -269,7 +330,7 @@ def test_without_a_file_the_environment_s_providers_are_served() -> None:
 
 
 def structs() -> list[type[msgspec.Struct]]:
-    found = [*config.TABLES.values(), *config.NAMED_TABLES.values()]
+    found = [*config.TABLES.values(), *config.OPTIONAL_TABLES.values(), *config.NAMED_TABLES.values()]
     for struct in found:
         for hint in get_type_hints(struct).values():
             inner = [part for part in (hint, *get_args(hint)) if isinstance(part, type)]
@@ -292,6 +353,7 @@ def test_every_default_is_in_the_page() -> None:
             default = field.default
             if isinstance(default, int | float | str) and default != "":
                 shown = f'"{default}"' if isinstance(default, str) else f"{default:g}"
+                shown = str(default).lower() if isinstance(default, bool) else shown
                 assert (field.name, shown) in told, f"{struct.__name__}.{field.name} is {shown}"
 
 

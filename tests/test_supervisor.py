@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness import DEADLINE, Client, Waypost, provider, serving, wait_until
+from tests.harness import DEADLINE, Client, Waypost, provider, serving, settings_of, wait_until
 from tests.sim.running import Running
 from waypost.keeper.direct import administer
 from waypost.keeper.folder import taken
@@ -49,7 +49,7 @@ def workers_of(waypost: Waypost) -> list[int]:
 
 
 def ask_keeper(waypost: Waypost, message: AnyMessage) -> AnyMessage:
-    return asyncio.run(administer(waypost.folder / "data", ["all"], message))
+    return asyncio.run(administer(waypost.folder / "data", settings_of(""), message))
 
 
 def another_key(waypost: Waypost) -> CreatedKey:

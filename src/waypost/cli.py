@@ -1,8 +1,7 @@
-"""The command line: `waypost serve · sim · keys · accounts · models`. What a command needs is imported when it runs."""
+"""The command line: `waypost serve · sim · keys · accounts · ledger · models`. A command imports what it needs."""
 
 from __future__ import annotations
 
-import logging
 import os
 import pathlib
 import sys
@@ -13,12 +12,14 @@ import cyclopts
 from cyclopts import Parameter
 
 from waypost import __version__
+from waypost.key_options import KeyOptions, describe_amount, describe_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from waypost.config import Config, Price
-    from waypost.messages import AnyMessage, NativeRecord
+    from waypost.keys import KeyKind
+    from waypost.messages import AnyMessage, KeyTerms, NativeRecord
     from waypost.worker.catalogue import Facts
 
 app = cyclopts.App(
@@ -27,7 +28,9 @@ app = cyclopts.App(
 keys = cyclopts.App("keys", help="Create, list and revoke API keys.")
 accounts = cyclopts.App("accounts", help="Create, list and change accounts.")
 app.command(keys)
+ledger = cyclopts.App("ledger", help="The books.")
 app.command(accounts)
+app.command(ledger)
 
 Path = pathlib.Path
 ConfigOption = Annotated[
@@ -47,13 +50,13 @@ def serve(
     ] = None,
 ) -> None:
     """Serve. Without a configuration: every provider whose usual key is in the environment, and route/demo."""
-    from waypost import greeting, supervisor
+    from waypost import greeting, logs, supervisor
     from waypost.config import ConfigError, parse_listen
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     path, folder = find_config(config), find_data(data)
     try:
         settings = read_to_serve(path, folder)
+        logs.configure(settings.server.log_format)
         address = listen or settings.server.listen
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         parse_listen(address)
@@ -79,7 +82,7 @@ def keep(folder: Path, path: Path | None, settings: Config, parent: int) -> None
     """The keeper's process; its imports are its own."""
     from waypost.keeper.app import run_keeper
 
-    run_keeper(folder, list(settings.plans), parent, read_plans=lambda: list(read_config(path, folder).plans))
+    run_keeper(folder, settings, parent, read_settings=lambda: read_config(path, folder))
 
 
 def simulate(socket: Path, parent: int) -> None:
@@ -154,15 +157,41 @@ def create_key(
     plan: Annotated[str | None, Parameter(help="The plan of a new account; may be left out if there is one.")] = None,
     label: Annotated[str, Parameter(help="What the key is for.")] = "default",
     management: Annotated[bool, Parameter(negative="", help="A key that manages and never infers.")] = False,
+    options: KeyOptions | None = None,
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
     """Create a key. It is printed once, alone on standard output, and stored only as a digest."""
     from waypost.messages import CreatedKey, CreateKey
 
-    reply = ask(CreateKey(account, plan, label, "management" if management else "inference"), config, data)
+    kind: KeyKind = "management" if management else "inference"
+    reply = ask(CreateKey(account, plan, label, kind, terms_of(options)), config, data)
     assert isinstance(reply, CreatedKey)
     print(reply.key)
+
+
+@keys.command(name="set")
+def set_key(
+    key: str,
+    /,
+    *,
+    label: Annotated[str | None, Parameter(help="What the key is for.")] = None,
+    options: KeyOptions | None = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Change a key, named by its id, its shown beginning, or the key itself; `none` takes a limit away."""
+    from waypost.messages import KeyRecord, PatchKey
+
+    reply = ask(PatchKey(key, label, terms_of(options)), config, data)
+    assert isinstance(reply, KeyRecord)
+    limits = [describe_limits(reply)] if describe_limits(reply) else []
+    if reply.balance is not None:
+        limits.append(f"{describe_amount(reply.balance)} left")
+    if reply.expires_at is not None:
+        limits.append(f"until {day(reply.expires_at)} UTC")
+    what = "; ".join(limits) or "no limits of its own"
+    print(f"{reply.shown} (id {reply.id}, account {reply.account}, {reply.label}): {what}")
 
 
 @keys.command(name="list")
@@ -174,10 +203,21 @@ def list_keys(*, account: str | None = None, config: ConfigOption = None, data: 
 
     reply = ask(ListKeys(account), config, data)
     assert isinstance(reply, KeyRecords)
-    table = Table("id", "key", "account", "label", "kind", "created", "revoked", box=None, header_style="bold")
+    columns = ("id", "key", "account", "label", "kind", "created", "limits", "balance", "expires", "revoked")
+    table = Table(*columns, box=None, header_style="bold")
     for row in reply.rows:
-        revoked = day(row.revoked_at) if row.revoked_at is not None else ""
-        table.add_row(str(row.id), row.shown, row.account, row.label, row.kind, day(row.created_at), revoked)
+        table.add_row(
+            str(row.id),
+            row.shown,
+            row.account,
+            row.label,
+            row.kind,
+            day(row.created_at),
+            describe_limits(row),
+            describe_amount(row.balance),
+            day(row.expires_at) if row.expires_at is not None else "",
+            day(row.revoked_at) if row.revoked_at is not None else "",
+        )
     show(table)
 
 
@@ -223,6 +263,35 @@ def set_account(
     print(f"{reply.name} is on plan {reply.plan}{', disabled' if reply.disabled else ''}")
 
 
+@accounts.command(name="credit")
+def credit_account(
+    name: str,
+    /,
+    *,
+    add: Annotated[str, Parameter(help="US dollars that were paid in, such as 5.00; less than 0 corrects.")] = "0",
+    prepaid: Annotated[
+        bool | None, Parameter(negative="--postpaid", help="Spend no more than was paid in, or what the plan allows.")
+    ] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Add to an account's credit; --prepaid makes an account that spends no more than that."""
+    from waypost.messages import AccountRecord, CreditAccount
+    from waypost.policy.dollars import parse_dollars
+
+    try:
+        amount = parse_dollars(add)
+    except ValueError as error:
+        fail(f"--add: {error}")
+    reply = ask(CreditAccount(name, amount, prepaid), config, data)
+    assert isinstance(reply, AccountRecord)
+    if reply.credit is None:
+        print(f"{reply.name} is not prepaid")
+    else:
+        balance, credit = describe_amount(reply.balance), describe_amount(reply.credit)
+        print(f"{reply.name} has {balance} left of {credit} ever paid in")
+
+
 @accounts.command(name="list")
 def list_accounts(*, config: ConfigOption = None, data: DataOption = None) -> None:
     """List the accounts."""
@@ -232,13 +301,55 @@ def list_accounts(*, config: ConfigOption = None, data: DataOption = None) -> No
 
     reply = ask(ListAccounts(), config, data)
     assert isinstance(reply, AccountRecords)
-    table = Table("account", "plan", "keys", "created", "", box=None, header_style="bold")
+    table = Table("account", "plan", "keys", "balance", "paid in", "created", "", box=None, header_style="bold")
     for row in reply.rows:
-        table.add_row(row.name, row.plan, str(row.keys), day(row.created_at), "disabled" if row.disabled else "")
+        table.add_row(
+            row.name,
+            row.plan,
+            str(row.keys),
+            describe_amount(row.balance),
+            describe_amount(row.credit),
+            day(row.created_at),
+            "disabled" if row.disabled else "",
+        )
     show(table)
 
 
+@ledger.command(name="verify")
+def verify_ledger(*, config: ConfigOption = None, data: DataOption = None) -> None:
+    """Count everything again, from the rows of requests; say what differs, and end with exit code 1 if anything does.
+
+    Sums that reach back to before the oldest rows that are kept (store.retention) are left out.
+    """
+    from rich.table import Table
+
+    from waypost.messages import Verified, VerifyLedger
+
+    reply = ask(VerifyLedger(), config, data)
+    assert isinstance(reply, Verified)
+    if reply.found:
+        table = Table("what", "where", "in the books", "counted", box=None, header_style="bold")
+        for row in reply.differences:
+            table.add_row(row.what, row.where, row.stored, row.counted)
+        show(table)
+    print(
+        f"counted {reply.requests:,} requests ({reply.open:,} open), {reply.attempts:,} failed attempts, "
+        f"{reply.days:,} sums of days, {reply.meters:,} meters: "
+        f"{f'{reply.found:,} differences' if reply.found else 'nothing differs'}"
+    )
+    if reply.found:
+        raise SystemExit(1)
+
+
 # What the commands share
+
+
+def terms_of(options: KeyOptions | None) -> KeyTerms:
+    """A key's limits, or the end of the command with what is wrong with one."""
+    try:
+        return (options or KeyOptions()).terms(time.time())
+    except ValueError as error:
+        fail(str(error))
 
 
 def ask(message: AnyMessage, config: Path | None, data: Path | None) -> AnyMessage:
@@ -250,7 +361,7 @@ def ask(message: AnyMessage, config: Path | None, data: Path | None) -> AnyMessa
 
     folder = find_data(data)
     settings = load_config(find_config(config), folder)
-    reply = asyncio.run(administer(folder, list(settings.plans), message))
+    reply = asyncio.run(administer(folder, settings, message))
     if isinstance(reply, Failed):
         fail(reply.message)
     return reply

@@ -18,12 +18,20 @@ from waypost import providers
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]  # a day at most: TOML has inf, which no clock reaches
-Dollars = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,9})?$")]
+Dollars = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
 Window = Literal["minute", "hour", "day", "month"]
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
 T = TypeVar("T")
+
+
+JOURNAL_LEAST = 64 << 20
+"""Bytes that `store.journal_max` must allow: a few segments of a few workers."""
+
+
+METRICS_TOKEN = 16
+"""Characters that a token for `/metrics` has at least."""
 
 
 class ConfigError(Exception):
@@ -52,6 +60,10 @@ class Secret:
         return hash(self._value)
 
 
+class Pem(Secret):
+    """A text of several lines, such as a key in PEM."""
+
+
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the file: what is not a setting is an error."""
 
@@ -74,6 +86,8 @@ class Server(Table, frozen=True):
     tls: TLS | None = None
     keepalive: Count = 15  # seconds of silence after which a waiting stream gets a comment; 0: never
     drain: Seconds = 30.0  # seconds that requests in flight may take after SIGTERM
+    metrics: Secret = Secret("off")  # who may read /metrics: off, public, or the token that lets one
+    log_format: Literal["text", "json"] = "text"
 
 
 class Store(Table, frozen=True):
@@ -92,10 +106,10 @@ class Jwt(Table, frozen=True):
 
     algorithms: tuple[Algorithm, ...] = ("HS256",)
     secret: Secret | None = None
-    public_key: Secret | None = None  # a PEM text, as `file:PATH`
+    public_key: Pem | None = None  # a PEM text, as `file:PATH`
     jwks: str = ""  # https://…
-    issuer: str = ""
-    audience: str = ""
+    issuer: str = ""  # what `iss` must be; empty: anything
+    audience: str = ""  # what `aud` must be or contain; empty: tokens with an `aud` are for others
     account_claim: str = "sub"
     plan_claim: str = ""  # the claim that names the plan; without one, or where a token lacks it, the account's own
     create_accounts: bool = False  # an account is created on its first token, on the token's plan
@@ -164,11 +178,6 @@ class Plan(Table, frozen=True):
         """Does one of the patterns cover this model name?"""
         return any(covers(pattern, model) for pattern in self.models)
 
-    @property
-    def limits(self) -> list[str]:
-        """The settings that limit use."""
-        return [name for name in ("requests", "tokens", "spend", "streams") if getattr(self, name) not in ({}, None)]
-
 
 class Config(msgspec.Struct, frozen=True):
     """The whole configuration, checked."""
@@ -184,6 +193,11 @@ class Config(msgspec.Struct, frozen=True):
     def max_body(self) -> int:
         """`server.max_body` in bytes."""
         return parse_size(self.server.max_body)
+
+    @property
+    def journal_max(self) -> int:
+        """`store.journal_max` in bytes."""
+        return parse_size(self.store.journal_max)
 
 
 def covers(pattern: str, name: str) -> bool:
@@ -211,6 +225,22 @@ def parse_listen(text: str) -> tuple[str, int] | str:
 
 def read_secret(text: str, environment: Mapping[str, str]) -> Secret:
     """`env:NAME` and `file:PATH` are looked up, anything else is the secret. Raises ValueError without printing it."""
+    value = look_up(text, environment)
+    if not value or not value.isascii() or not value.isprintable():
+        raise ValueError("the secret is empty or has characters that cannot stand in a header")
+    return Secret(value)
+
+
+def read_pem(text: str, environment: Mapping[str, str]) -> Pem:
+    """The same for a text of several lines."""
+    value = look_up(text, environment)
+    if not value.startswith("-----BEGIN ") or not value.isascii():
+        raise ValueError("not a PEM text, which starts with -----BEGIN; write file:PATH")
+    return Pem(value)
+
+
+def look_up(text: str, environment: Mapping[str, str]) -> str:
+    """What `env:NAME` or `file:PATH` stands for; anything else is itself. Raises ValueError."""
     if text.startswith("env:"):
         value = environment.get(text[4:], "")
         if not value:
@@ -224,14 +254,13 @@ def read_secret(text: str, environment: Mapping[str, str]) -> Secret:
             raise ValueError(f"the file {text[5:]} is empty")
     else:
         value = text
-    if not value or not value.isascii() or not value.isprintable():
-        raise ValueError("the secret is empty or has characters that cannot stand in a header")
-    return Secret(value)
+    return value
 
 
 # From the file to the structs
 
 TABLES: dict[str, Any] = {"server": Server, "store": Store}
+OPTIONAL_TABLES: dict[str, Any] = {"jwt": Jwt}
 NAMED_TABLES: dict[str, Any] = {"providers": Provider, "models": Model, "plans": Plan}
 
 
@@ -251,17 +280,19 @@ def load(path: pathlib.Path, environment: Mapping[str, str] = os.environ) -> Con
 
 def parse(raw: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     """TOML's data → Config. Raises ConfigError."""
+    known = [*TABLES, *OPTIONAL_TABLES, *NAMED_TABLES]
     for name in raw:
-        if name not in TABLES and name not in NAMED_TABLES:
-            raise ConfigError(f"[{name}]: no such table; known are {', '.join([*TABLES, *NAMED_TABLES])}")
+        if name not in known:
+            raise ConfigError(f"[{name}]: no such table; known are {', '.join(known)}")
 
     def secret(kind: type, value: object) -> Secret:
-        assert kind is Secret
         if not isinstance(value, str):
             raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
-        return read_secret(value, environment)
+        return read_pem(value, environment) if kind is Pem else read_secret(value, environment)
 
     fields: dict[str, Any] = {name: convert(raw.get(name, {}), struct, name, secret) for name, struct in TABLES.items()}
+    for name, struct in OPTIONAL_TABLES.items():
+        fields[name] = convert(raw[name], struct, name, secret) if name in raw else None
     for name, struct in NAMED_TABLES.items():
         tables = raw.get(name, {})
         if not isinstance(tables, dict):
@@ -270,6 +301,9 @@ def parse(raw: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     fields["plans"] = fields["plans"] or {"all": Plan()}
     config = Config(**fields)
     check_server(config)
+    check_store(config.store)
+    if config.jwt is not None:
+        check_jwt(config.jwt, config)
     for name, provider in config.providers.items():
         check_provider(name, provider)
     for name, model in config.models.items():
@@ -303,6 +337,33 @@ def check_server(config: Config) -> None:
             check(getattr(config.server, key))
         except ValueError as error:
             raise ConfigError(f"[server] {key}: {error}") from None
+    metrics = config.server.metrics.reveal()
+    if metrics not in ("off", "public") and len(metrics) < METRICS_TOKEN:
+        raise ConfigError(f"[server] metrics: write off, public, or a token of at least {METRICS_TOKEN} characters")
+
+
+def check_store(store: Store) -> None:
+    """What types cannot say about `[store]`. Its addresses may hold passwords, so no error prints one."""
+    if store.database.reveal() != "sqlite" and not is_address(store.database, ("postgresql",)):
+        raise ConfigError("[store] database: write sqlite or postgresql://USER:PASSWORD@HOST:PORT/NAME")
+    if store.limits.reveal() != "database" and not is_address(store.limits, ("valkey", "valkeys", "redis", "rediss")):
+        raise ConfigError("[store] limits: write database or valkey://[:PASSWORD@]HOST:PORT/NUMBER")
+    try:
+        enough = parse_size(store.journal_max) >= JOURNAL_LEAST
+    except ValueError as error:
+        raise ConfigError(f"[store] journal_max: {error}") from None
+    if not enough:
+        raise ConfigError(f"[store] journal_max: {store.journal_max!r} is too little; 64MiB is the least")
+
+
+def is_address(secret: Secret, schemes: tuple[str, ...]) -> bool:
+    """`scheme://[user[:password]@][host][:port]/…`: is it one of these schemes, with a port that is one?"""
+    scheme, separator, _ = secret.reveal().partition("://")
+    try:
+        parts = urllib.parse.urlsplit(secret.reveal())
+        return bool(separator) and scheme in schemes and parts.port != 0 and bool(parts.netloc or parts.query)
+    except ValueError:
+        return False
 
 
 def check_provider(name: str, provider: Provider) -> None:
@@ -342,6 +403,45 @@ def check_model(name: str, model: Model, config: Config) -> None:
         if provider not in config.providers:
             known = ", ".join(config.providers) or "none"
             raise ConfigError(f"{where} chain[{number}]: no provider {provider!r} is configured; there is {known}")
+
+
+def check_jwt(jwt: Jwt, config: Config) -> None:
+    """One source of keys, algorithms that fit it, and a plan for every account that tokens may create."""
+    sources = [key for key in ("secret", "public_key", "jwks") if getattr(jwt, key)]
+    if len(sources) != 1:
+        given = " and ".join(sources) or "none of them"
+        raise ConfigError(f"[jwt] {(sources or ['secret'])[-1]}: {given} is given; write one: secret, public_key, jwks")
+    if not jwt.algorithms:
+        raise ConfigError('[jwt] algorithms: empty; write those that your tokens are signed with, such as ["HS256"]')
+    for algorithm in jwt.algorithms:
+        # A public key taken for a shared secret would let everyone sign.
+        if algorithm.startswith("HS") != (jwt.secret is not None):
+            fitting = "HS256, HS384 or HS512" if jwt.secret is not None else "RS256, PS256, ES256 or EdDSA"
+            raise ConfigError(f"[jwt] algorithms: {algorithm} does not go with {sources[0]}; that takes {fitting}")
+        if jwt.secret is not None and len(jwt.secret.reveal()) * 8 < int(algorithm[2:]):
+            least = int(algorithm[2:]) // 8
+            raise ConfigError(f"[jwt] secret: {algorithm} needs {least} characters or more; try openssl rand -hex 64")
+    if jwt.jwks and not is_jwks(jwt.jwks):
+        raise ConfigError("[jwt] jwks: not https://host[:port][/path][?query]; http is for a loopback address alone")
+    if not jwt.account_claim:
+        raise ConfigError('[jwt] account_claim: empty; the claim that names the account is usually "sub"')
+    if jwt.create_accounts and not jwt.plan_claim and len(config.plans) != 1:
+        raise ConfigError(
+            "[jwt] plan_claim: missing; without it a new account's plan is not known, as there are several"
+        )
+
+
+def is_jwks(text: str) -> bool:
+    """`https://host[:port]/path`, or `http://` where nothing leaves this machine."""
+    if not re.fullmatch(r"https?://[!-~]+", text) or re.search(r"[#@\\]", text):
+        return False
+    try:
+        url = urllib.parse.urlsplit(text)
+        if not url.hostname or url.port == 0:
+            return False
+    except ValueError:
+        return False
+    return url.scheme == "https" or re.fullmatch(r"localhost|127(\.[0-9]{1,3}){3}|::1", url.hostname) is not None
 
 
 def check_plan(name: str, plan: Plan) -> None:

@@ -31,9 +31,9 @@ TABLE: tuple[Failure, ...] = (
     Failure("AUTHENTICATION_ERROR", 401, "authentication_error", "the key or token is missing, unknown, revoked or expired"),
     Failure("MODEL_NOT_ALLOWED", 403, "permission_error", "the account's plan does not include this model"),
     Failure("FORBIDDEN", 403, "permission_error", "this kind of key may not call this endpoint"),
-    Failure("INSUFFICIENT_BALANCE", 402, "insufficient_quota", "the account's or the key's balance does not cover what the request may cost", retry=False),
-    Failure("SPEND_LIMIT_EXCEEDED", 402, "insufficient_quota", "what the request may cost does not fit under a spend limit of the plan or the key", retry=False),
-    Failure("MODEL_NOT_PRICED", 402, "insufficient_quota", "the account has limits in money, and this model has no price", retry=False),
+    Failure("INSUFFICIENT_BALANCE", 402, "billing_error", "the account's or the key's balance does not cover what the request may cost", retry=False),
+    Failure("SPEND_LIMIT_EXCEEDED", 402, "billing_error", "what the request may cost does not fit under a spend limit of the plan or the key", retry=False),
+    Failure("MODEL_NOT_PRICED", 402, "billing_error", "the account has limits in money, and this model has no price", retry=False),
     Failure("NOT_FOUND", 404, "invalid_request_error", "no such endpoint or object"),
     Failure("METHOD_NOT_ALLOWED", 405, "invalid_request_error", "the endpoint exists, but not for this method"),
     Failure("REQUEST_TIMEOUT", 408, "invalid_request_error", "the request did not arrive in time"),
@@ -48,6 +48,7 @@ TABLE: tuple[Failure, ...] = (
     Failure("MONTHLY_REQUEST_LIMIT_EXCEEDED", 429, "rate_limit_error", "all requests of this month are used", retry=False),
     Failure("TOKEN_LIMIT_EXCEEDED", 429, "rate_limit_error", "what the request may use does not fit under a token limit"),
     Failure("STREAM_LIMIT_EXCEEDED", 429, "rate_limit_error", "as many streams are open as the plan allows", retry=True),
+    Failure("TOO_MANY_REQUESTS", 429, "rate_limit_error", "this endpoint is called more often than an account may", retry=True),
     Failure("TOO_MANY_FAILED_LOGINS", 429, "rate_limit_error", "too many bad credentials came from this address", retry=True),
     # What the upstreams did
     Failure("CONTEXT_LENGTH_EXCEEDED", 400, "invalid_request_error", "the upstream says that the prompt is too long for the model"),
@@ -78,6 +79,7 @@ class Refusal(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.lines = b""  # more head lines, each with its line end
 
     def envelope(self) -> bytes:
         """The OpenAI error body: `{"error": {"message", "type", "param", "code"}}`."""

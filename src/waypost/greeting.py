@@ -59,13 +59,10 @@ class Greeting:
 
         count = len(self._settings.models)
         print(f"Waypost serves {count} model{'' if count == 1 else 's'} at {self._address}", flush=True)
-        for name, plan in self._settings.plans.items():
-            if plan.limits:
-                print(f"  note: plan {name}: {', '.join(plan.limits)} are read but not yet enforced by this version")
         if not self._fresh:
             print("  a key: waypost keys create --account NAME --plan PLAN")
             return
-        reply = await administer(self._folder, list(self._settings.plans), CreateKey("demo", None, "waypost serve"))
+        reply = await administer(self._folder, self._settings, CreateKey("demo", None, "waypost serve"))
         if not isinstance(reply, CreatedKey):
             print(f"waypost: no key could be made: {getattr(reply, 'message', reply)}", file=sys.stderr)
             return

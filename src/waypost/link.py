@@ -193,6 +193,11 @@ def socket_path(data: pathlib.Path) -> pathlib.Path:
     return data / "keeper.sock"
 
 
+def http_socket_path(data: pathlib.Path) -> pathlib.Path:
+    """The socket of the keeper's HTTP."""
+    return data / "keeper-http.sock"
+
+
 def is_too_long(path: pathlib.Path) -> bool:
     """Whether the operating system refuses `path` as a UNIX socket's name."""
     return len(bytes(path)) > MAX_SOCKET_PATH

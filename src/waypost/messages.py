@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from waypost.keys import KeyKind, shown
+
+SpendWindow = Literal["day", "month", "total"]
 
 PROTOCOL: Final = 2
 """Raised when a message changes its meaning; ends of different numbers don't talk."""
@@ -20,10 +23,17 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Hello(Message, frozen=True):
-    """A worker's first call. From its answer on, the keeper pushes to it what to forget."""
+    """A worker's first call. From its answer on, the keeper pushes to it what to forget.
+
+    `totals` are the units that it has of each meter, spent and unspent, by the meter's name; what does not fit into one
+    frame has gone ahead in `Holding`.
+    """
 
     worker: int
     protocol: int = PROTOCOL
+    journal: str = ""  # none: this worker takes no leases
+    totals: tuple[tuple[str, int], ...] = ()
+    is_fresh: bool = False  # it has never been granted anything
 
 
 class Welcome(Message, frozen=True):
@@ -39,7 +49,10 @@ class Identify(Message, frozen=True):
 
 
 class Identity(Message, frozen=True):
-    """Who is calling. `plan` is a name: what it allows stands in the config."""
+    """Who is calling. `plan` is a name: what it allows stands in the config; what follows `label` narrows it.
+
+    `key_id` is 0 for a token, which has no key. Limits are requests, amounts are nano-dollars; None narrows nothing.
+    """
 
     key_id: int
     account_id: int
@@ -47,6 +60,20 @@ class Identity(Message, frozen=True):
     plan: str
     kind: KeyKind
     label: str
+    models: tuple[str, ...] | None = None  # patterns
+    expires_at: int | None = None  # seconds since 1970 UTC
+    minute_limit: int | None = None
+    daily_limit: int | None = None
+    spend_limit: int | None = None  # in each `spend_window`
+    spend_window: SpendWindow | None = None
+    key_credit: int | None = None  # ever given to the key
+    account_credit: int | None = None  # ever paid in; None: not prepaid
+
+
+class Trouble(Message, frozen=True):
+    """Push: why this host should get no traffic, which `/readyz` tells; empty when it may again."""
+
+    reason: str
 
 
 class Forget(Message, frozen=True):
@@ -55,8 +82,43 @@ class Forget(Message, frozen=True):
     digest: bytes
 
 
+class ForgetAccount(Message, frozen=True):
+    """Push: drop what is known of this account's tokens, good or bad; it was created or changed."""
+
+    account: str
+
+
 class ForgetAll(Message, frozen=True):
-    """Push: drop everything known of any key."""
+    """Push: drop everything known of any key or token."""
+
+
+def is_name(value: str) -> bool:
+    """May an account or a key be called so? 1 to 100 printable characters, without spaces at either end."""
+    return 1 <= len(value) <= 100 and value.isprintable() and value == value.strip()
+
+
+class ResolveAccount(Message, frozen=True):
+    """A token, checked by the worker, names this account, and perhaps a plan; `create` it where it is missing.
+
+    Answered by an `Identity` without a key, by None (unknown, disabled, or no account could be named so), or by
+    `Failed`. A token's plan counts in place of the account's own; a new account is created on it.
+    """
+
+    name: str
+    plan: str | None = None
+    create: bool = False
+
+
+class KillStreams(Message, frozen=True):
+    """The keeper calls a worker: end all streams of this account. Answered by `KilledStreams`."""
+
+    account: int
+
+
+class KilledStreams(Message, frozen=True):
+    """How many have been ended."""
+
+    count: int
 
 
 class Failed(Message, frozen=True):
@@ -66,16 +128,113 @@ class Failed(Message, frozen=True):
     message: str
 
 
+# Leases: all of these are pushes, so that their order on the wire is the order of their effects. Units are differences:
+# nothing is sent twice on one connection, and a new connection begins with the totals.
+
+
+class Holding(Message, frozen=True):
+    """Push, ahead of `Hello`: more of its totals."""
+
+    totals: tuple[tuple[str, int], ...]
+
+
+class Want(msgspec.Struct, frozen=True, array_like=True):
+    """Units of one meter: at least `need`, for requests that wait; up to `ask`, so as not to ask again soon.
+
+    `limit` is what the meter allows as the worker knows it; `ends` is when its window does, in seconds since 1970 UTC,
+    0 for never.
+    """
+
+    meter: str
+    need: int
+    ask: int
+    limit: int
+    ends: int
+
+
+class Take(Message, frozen=True):
+    """Push: a worker asks for units. Answered by the `Grant` of the same serial. A meter is in one `Take` at a time."""
+
+    serial: int
+    wants: tuple[Want, ...]
+
+
+class Granted(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to a `Want`.
+
+    `units` are the worker's now; with them it has `total`, by the keeper's count. `remaining` is what could still be
+    granted. `refused`: there is no more, wherever one looks. `failure` is empty or says why nobody can tell.
+    """
+
+    meter: str
+    units: int
+    total: int
+    remaining: int
+    refused: bool = False
+    failure: str = ""
+
+
+class Grant(Message, frozen=True):
+    """Push: the answer to the `Take` of this serial."""
+
+    serial: int
+    grants: tuple[Granted, ...]
+
+
+class Recall(Message, frozen=True):
+    """Push: give back every unspent unit of one meter, and from now on each at once, until the next grant of it.
+
+    `meters` is a meter's name, or, empty or with a colon at its end, the beginning of the names of several. Answered by
+    the `Returned` of the same serial.
+    """
+
+    serial: int
+    meters: str
+
+
+class Returned(Message, frozen=True):
+    """Push: units that the worker no longer has, by the meter's name; negative where it has spent more than it had.
+
+    `serial` is the `Recall`'s, or 0 where nobody asked.
+    """
+
+    serial: int
+    units: tuple[tuple[str, int], ...]
+
+
 # Administration
 
 
+class KeyTerms(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What narrows a key, and all that may ever be changed of that: None takes a limit away, UNSET leaves it alone.
+
+    `balance` sets what is left to spend (so that saying it twice changes nothing), whatever was spent before.
+    """
+
+    models: tuple[str, ...] | UnsetType | None = UNSET  # patterns
+    expires_at: int | UnsetType | None = UNSET  # seconds since 1970 UTC
+    minute_limit: int | UnsetType | None = UNSET  # requests
+    daily_limit: int | UnsetType | None = UNSET  # requests
+    spend_limit: int | UnsetType | None = UNSET  # nano-dollars in each `spend_window`
+    spend_window: SpendWindow | UnsetType | None = UNSET
+    balance: int | UnsetType | None = UNSET  # nano-dollars
+
+
+# Who asks for himself names himself as `owner`, by his account's id: keys of others are then missing like any other.
+
+
 class CreateKey(Message, frozen=True):
-    """A new key for `account`, which is created on `plan` if it is missing. Answered by `CreatedKey`."""
+    """A new key for `account`, which is created on `plan` if it is missing; or for `owner`. Answered by `CreatedKey`.
+
+    An owner gives no account and no plan, and makes only inference keys.
+    """
 
     account: str
     plan: str | None = None
     label: str = "default"
     kind: KeyKind = "inference"
+    terms: KeyTerms = KeyTerms()
+    owner: int | None = None
 
 
 class CreatedKey(Message, frozen=True):
@@ -91,12 +250,42 @@ class CreatedKey(Message, frozen=True):
 
 
 class RevokeKey(Message, frozen=True):
-    """Revoke the key named by its id, by itself, or by the beginning of its shown form. Answered by its `KeyRecord`."""
+    """Revoke the key named by its id, by itself, or by the beginning of its shown form. Answered by its `KeyRecord`.
+
+    An owner names it by its id.
+    """
 
     key: str
+    owner: int | None = None
 
     def __repr__(self) -> str:
-        return f"RevokeKey(key='{shown(self.key) if len(self.key) > 20 else self.key}')"
+        return f"RevokeKey(key='{_safe(self.key)}', owner={self.owner})"
+
+
+class PatchKey(Message, frozen=True):
+    """Change a key's label (None does not) and terms; it is named as in `RevokeKey`. Answered by its `KeyRecord`."""
+
+    key: str
+    label: str | None = None
+    terms: KeyTerms = KeyTerms()
+    owner: int | None = None
+
+    def __repr__(self) -> str:
+        return f"PatchKey(key='{_safe(self.key)}', label={self.label!r}, terms={self.terms!r}, owner={self.owner})"
+
+
+class ShowKey(Message, frozen=True):
+    """One key, named as in `RevokeKey`. Answered by its `KeyRecord`."""
+
+    key: str
+    owner: int | None = None
+
+    def __repr__(self) -> str:
+        return f"ShowKey(key='{_safe(self.key)}', owner={self.owner})"
+
+
+def _safe(name: str) -> str:
+    return shown(name) if len(name) > 20 else name
 
 
 class ListKeys(Message, frozen=True):
@@ -104,10 +293,14 @@ class ListKeys(Message, frozen=True):
 
     account: str | None = None
     after: int = 0
+    owner: int | None = None
 
 
 class KeyRecord(Message, frozen=True):
-    """A key as listings show it. Times are seconds since 1970 UTC."""
+    """A key as listings show it. Times are seconds since 1970 UTC, amounts nano-dollars; None narrows nothing.
+
+    `credit` is what the key was ever given, `balance` what is left of it.
+    """
 
     id: int
     account: str
@@ -116,6 +309,14 @@ class KeyRecord(Message, frozen=True):
     kind: KeyKind
     created_at: int
     revoked_at: int | None
+    models: tuple[str, ...] | None = None
+    expires_at: int | None = None
+    minute_limit: int | None = None
+    daily_limit: int | None = None
+    spend_limit: int | None = None
+    spend_window: SpendWindow | None = None
+    credit: int | None = None
+    balance: int | None = None
 
 
 class KeyRecords(Message, frozen=True):
@@ -140,6 +341,18 @@ class SetAccount(Message, frozen=True):
     disabled: bool | None = None
 
 
+class CreditAccount(Message, frozen=True):
+    """Add to what an account has paid in, nano-dollars, less than 0 to correct. Answered by its `AccountRecord`.
+
+    `prepaid` True makes it an account that spends no more than that, beginning with a balance of `add`; False one that
+    spends as its plan says; None leaves it as it is.
+    """
+
+    name: str
+    add: int = 0
+    prepaid: bool | None = None
+
+
 class ListAccounts(Message, frozen=True):
     """Accounts in the order of their ids, those after id `after`. Answered by `AccountRecords`."""
 
@@ -147,7 +360,10 @@ class ListAccounts(Message, frozen=True):
 
 
 class AccountRecord(Message, frozen=True):
-    """An account as listings show it; `keys` counts those not revoked."""
+    """An account as listings show it; `keys` counts those not revoked.
+
+    `credit` is what was ever paid in, nano-dollars, `balance` what is left of it; None: not prepaid.
+    """
 
     id: int
     name: str
@@ -155,6 +371,8 @@ class AccountRecord(Message, frozen=True):
     disabled: bool
     created_at: int
     keys: int
+    credit: int | None = None
+    balance: int | None = None
 
 
 class AccountRecords(Message, frozen=True):
@@ -162,6 +380,34 @@ class AccountRecords(Message, frozen=True):
 
     rows: tuple[AccountRecord, ...]
     after: int | None = None
+
+
+# The books
+
+
+class VerifyLedger(Message, frozen=True):
+    """Count everything again. Answered by `Verified`, after as long as it takes."""
+
+
+class Difference(msgspec.Struct, frozen=True, array_like=True):
+    """Something that is not what it should be: what, where, what stands in the books, what was counted."""
+
+    what: str
+    where: str
+    stored: str
+    counted: str
+
+
+class Verified(Message, frozen=True):
+    """How much was counted, and the first of the `found` differences."""
+
+    requests: int
+    open: int
+    attempts: int
+    days: int
+    meters: int
+    differences: tuple[Difference, ...]
+    found: int
 
 
 # Models
@@ -205,28 +451,75 @@ class NativeRecords(Message, frozen=True):
     after: int | None = None
 
 
+class FindPrices(Message, frozen=True):
+    """What does the price list know of these (provider, upstream model)? Answered by `PriceRecords`."""
+
+    targets: tuple[tuple[str, str], ...]
+
+
+class PriceRecord(Message, frozen=True):
+    """Every rate that the price list has for one provider's model.
+
+    `model` is the name that was asked for, `id` the list's own; `list` names the list and its version. `rates`: the
+    list's key → ((above, rate), …), rising: `rate` is for requests with more than `above` tokens of input, 0 for the
+    first, in USD as a decimal string, per million tokens in keys on `_mtok`, per thousand in those on `_kcount`.
+    `until`: seconds since 1970 UTC when another price may begin, 0 if the list says nothing of one.
+    """
+
+    provider: str
+    model: str
+    id: str
+    list: str
+    rates: dict[str, tuple[tuple[int, str], ...]]
+    until: int = 0
+
+
+class PriceRecords(Message, frozen=True):
+    """A record for each target, in their order; None for what the list does not know."""
+
+    rows: tuple[PriceRecord | None, ...]
+
+
 AnyMessage = (
     Hello
     | Welcome
     | Identify
     | Identity
+    | Trouble
     | Forget
+    | ForgetAccount
     | ForgetAll
+    | ResolveAccount
+    | KillStreams
+    | KilledStreams
     | Failed
+    | Holding
+    | Take
+    | Grant
+    | Recall
+    | Returned
     | CreateKey
     | CreatedKey
     | RevokeKey
+    | PatchKey
+    | ShowKey
     | ListKeys
     | KeyRecord
     | KeyRecords
     | CreateAccount
     | SetAccount
+    | CreditAccount
     | ListAccounts
     | AccountRecord
     | AccountRecords
+    | VerifyLedger
+    | Verified
     | FindNative
     | ListNatives
     | NativeRecord
     | NativeRecords
+    | FindPrices
+    | PriceRecord
+    | PriceRecords
     | None
 )

@@ -52,7 +52,7 @@ def requests(draw: st.DrawFn) -> bytes:
     pairs += [('"stream"', draw(st.sampled_from(["true", "false", "null"])))]
     if draw(st.booleans()):
         pairs.append(('"stream_options"', draw(st.sampled_from(["null", "{}", '{"include_usage":true,"x": [1 ]}']))))
-    chosen = draw(st.lists(st.sampled_from([*GATEWAY_ONLY, "tools", "seed", "é", "a:b"]), unique=True))
+    chosen = draw(st.lists(st.sampled_from([*(GATEWAY_ONLY - {"usage"}), "tools", "seed", "é", "a:b"]), unique=True))
     pairs += [(json.dumps(name), draw(st.one_of(values, objects(values)))) for name in chosen]
     text = ",".join(
         f"{draw(spaces)}{n}{draw(spaces)}:{draw(spaces)}{v}{draw(spaces)}" for n, v in draw(st.permutations(pairs))
@@ -95,6 +95,31 @@ def test_a_stream_asks_for_usage_whatever_the_caller_said() -> None:
         request = parse_request(body_of(stream=True, **options))
         assert not request.include_usage
         assert json.loads(render_request(request, "u"))["stream_options"] == {"include_usage": True}
+
+
+def test_usage_is_the_wish_to_hear_the_cost() -> None:
+    for value, wanted in (({"include": True}, True), ({"include": False}, False), ({}, False), (None, False)):
+        request = parse_request(body_of(usage=value, stream=True))
+        assert (request.wants_cost, request.include_usage, request.ignored) == (wanted, wanted, ())
+        assert "usage" not in json.loads(render_request(request, msgspec.Raw(b'"u"')))
+    for value in (1, [], "include", {"include": "yes"}):
+        assert refusal_of(body_of(usage=value)).param in ("usage", "usage.include")
+
+
+@pytest.mark.parametrize(
+    ("fields", "read"),
+    [
+        ({}, (0, 1)),
+        ({"max_tokens": 7}, (7, 1)),
+        ({"max_tokens": 7, "max_completion_tokens": 9}, (9, 1)),
+        ({"max_tokens": 7, "max_completion_tokens": None}, (7, 1)),
+        ({"max_tokens": None, "n": None}, (0, 1)),
+        ({"n": 3}, (0, 3)),
+    ],
+)
+def test_what_an_answer_may_have_at_most(fields: dict[str, Any], read: tuple[int, int]) -> None:
+    request = parse_request(body_of(**fields))
+    assert (request.max_output, request.choices) == read
 
 
 def test_the_request_itself_is_left_alone() -> None:

@@ -12,15 +12,23 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
+from waypost.config import Config, Plan, Secret, Store
 from waypost.keeper.direct import administer
 from waypost.messages import AnyMessage, CreatedKey, CreateKey
 
 # The keeper stops when its standard input ends, so none outlives the tests, however these end.
 SCRIPT = """
 import pathlib, sys
+from tests.keeper.running import settings_of
 from waypost.keeper.app import run_keeper
-run_keeper(pathlib.Path(sys.argv[1]), sys.argv[2:], parent=0, on_ready=lambda: print("ready", flush=True))
+settings = settings_of(sys.argv[3:], sys.argv[2])
+run_keeper(pathlib.Path(sys.argv[1]), settings, parent=0, on_ready=lambda: print("ready", flush=True))
 """
+
+
+def settings_of(plans: Sequence[str] = ("free", "max"), database: str = "sqlite") -> Config:
+    """A configuration of plans without limits."""
+    return Config(store=Store(database=Secret(database)), plans={name: Plan() for name in plans})
 
 
 class RunningKeeper:
@@ -31,8 +39,10 @@ class RunningKeeper:
         data: pathlib.Path,
         plans: Sequence[str] = ("free", "max"),
         environment: Mapping[str, str] | None = None,
+        database: str = "sqlite",
     ) -> None:
         self.data = data
+        self.database = database
         self.plans = plans
         self.environment = {**os.environ, **(environment or {})}
         self.process: subprocess.Popen[str] | None = None
@@ -40,7 +50,7 @@ class RunningKeeper:
     def spawn(self) -> subprocess.Popen[str]:
         """Start the process and return at once."""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(self.data), *self.plans],
+            [sys.executable, "-c", SCRIPT, str(self.data), self.database, *self.plans],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -62,7 +72,7 @@ class RunningKeeper:
 
     async def ask(self, message: AnyMessage) -> AnyMessage:
         """What a command gets for `message`."""
-        return await administer(self.data, self.plans, message)
+        return await administer(self.data, settings_of(self.plans, self.database), message)
 
     async def create_key(self, account: str = "ann", plan: str = "free") -> CreatedKey:
         """A new key, which must succeed."""
@@ -80,11 +90,13 @@ def data_folder() -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def running_keeper(
-    plans: Sequence[str] = ("free", "max"), environment: Mapping[str, str] | None = None
+    plans: Sequence[str] = ("free", "max"),
+    environment: Mapping[str, str] | None = None,
+    database: str = "sqlite",
 ) -> Iterator[RunningKeeper]:
     """A keeper that is ready, on a fresh data folder."""
     with data_folder() as data:
-        keeper = RunningKeeper(data, plans, environment)
+        keeper = RunningKeeper(data, plans, environment, database)
         keeper.start()
         try:
             yield keeper

@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from tests.keeper.running import data_folder
+from waypost.config import Plan
 from waypost.errors import BY_CODE
 from waypost.keeper.accounts import FORGET_ONE_BY_ONE, Accounts
 from waypost.keeper.store.sqlite import open_sqlite
@@ -19,6 +20,7 @@ from waypost.messages import (
     CreateKey,
     Failed,
     Forget,
+    ForgetAccount,
     ForgetAll,
     Identify,
     Identity,
@@ -34,13 +36,18 @@ from waypost.messages import (
 NOW = 1_795_300_000
 
 
+def named(plans):
+    """Plans without limits of these names; a mapping is what it is."""
+    return plans if isinstance(plans, dict) else {name: Plan() for name in plans}
+
+
 @contextlib.asynccontextmanager
 async def opened(plans=("free", "max")):
     with data_folder() as data:
         data.mkdir()
         database = await open_sqlite(data / "x.db")
         try:
-            yield Accounts(database, plans, lambda: NOW + 0.9)
+            yield Accounts(database, named(plans), lambda: NOW + 0.9)
         finally:
             await database.close()
 
@@ -91,7 +98,7 @@ def test_the_key_itself_is_nowhere_in_the_database():
 
         async def run():
             database = await open_sqlite(data / "x.db")
-            created = await Accounts(database, ["free"], lambda: NOW).ask(CreateKey("ann"))
+            created = await Accounts(database, named(["free"]), lambda: NOW).ask(CreateKey("ann"))
             await database.close()
             return created.key
 
@@ -105,7 +112,9 @@ def test_the_creation_of_a_key_is_pushed_too_for_a_worker_may_hold_it_for_unknow
     async def run():
         async with opened() as accounts:
             outcome = await accounts.answer(CreateKey("ann", "free"))
-            assert outcome.pushes == (Forget(digest_of(outcome.reply.key.encode())),)
+            assert outcome.pushes == (Forget(digest_of(outcome.reply.key.encode())), ForgetAccount("ann"))
+            again = await accounts.answer(CreateKey("ann", "free"))
+            assert again.pushes == (Forget(digest_of(again.reply.key.encode())),)
 
     asyncio.run(run())
 
@@ -160,14 +169,14 @@ def test_a_beginning_that_several_keys_share_names_them_all():
         data.mkdir()
 
         async def run():
-            accounts = Accounts(await open_sqlite(data / "x.db"), ["free"], lambda: NOW)
+            accounts = Accounts(await open_sqlite(data / "x.db"), named(["free"]), lambda: NOW)
             for _ in range(3):
                 await accounts.ask(CreateKey("ann"))
             await accounts._database.close()
             with sqlite3.connect(data / "x.db") as connection:
                 connection.execute("UPDATE keys SET shown = 'rk_abcd…000' || id")
             connection.close()
-            accounts = Accounts(await open_sqlite(data / "x.db"), ["free"], lambda: NOW)
+            accounts = Accounts(await open_sqlite(data / "x.db"), named(["free"]), lambda: NOW)
             failed = await accounts.ask(RevokeKey("rk_abcd"))
             await accounts.ask(RevokeKey("rk_abcd…0001"))
             await accounts.ask(RevokeKey("2"))
@@ -268,7 +277,8 @@ def test_a_changed_account_changes_its_identities_and_pushes_its_keys():
             await accounts.ask(RevokeKey(keys[2].key))
             digests = [digest_of(created.key.encode()) for created in keys]
             moved = await accounts.answer(SetAccount("ann", plan="max"))
-            assert set(moved.pushes) == {Forget(digests[0]), Forget(digests[1])}
+            assert set(moved.pushes) == {Forget(digests[0]), Forget(digests[1]), ForgetAccount("ann")}
+            assert moved.meters == ("a1:",)
             assert (await accounts.ask(Identify(digests[0]))).plan == "max"
             await accounts.ask(SetAccount("ann", disabled=True))
             assert await accounts.ask(Identify(digests[0])) is None
@@ -299,7 +309,7 @@ def test_a_database_that_fails_is_unavailable_and_never_an_unknown_key(caplog):
         data.mkdir()
 
         async def run():
-            accounts = Accounts(await open_sqlite(data / "x.db"), ["free"], lambda: NOW)
+            accounts = Accounts(await open_sqlite(data / "x.db"), named(["free"]), lambda: NOW)
             digest = digest_of((await accounts.ask(CreateKey("ann"))).key.encode())
             broken = sqlite3.connect(data / "x.db")
             broken.execute("ALTER TABLE keys RENAME TO lost")

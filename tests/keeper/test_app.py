@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from tests.keeper.running import RunningKeeper, data_folder, running_keeper
+from tests.keeper.running import RunningKeeper, data_folder, running_keeper, settings_of
 from waypost.keeper.app import CANNOT_START
 from waypost.keeper.direct import administer
 from waypost.keeper.folder import database_path, lock_path, taken
-from waypost.link import MAX_SOCKET_PATH, is_too_long, socket_path
+from waypost.link import MAX_SOCKET_PATH, http_socket_path, is_too_long, socket_path
 from waypost.messages import CreateAccount, Failed, ListKeys
 
 
@@ -28,6 +28,7 @@ def test_only_the_owner_may_connect():
     with running_keeper() as keeper:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in keeper.data.iterdir()}
         assert modes.pop("keeper.sock") == modes.pop("keeper.lock") == 0o600
+        assert modes.pop("journal") == 0o700
         assert set(modes.values()) == {0o600}
         assert stat.S_IMODE(keeper.data.stat().st_mode) == 0o700
         assert lock_path(keeper.data).read_text() == f"{keeper.process.pid}\n"
@@ -37,7 +38,7 @@ def test_it_stops_on_both_signals_and_leaves_neither_socket_nor_log():
     for how in (signal.SIGTERM, signal.SIGINT):
         with running_keeper() as keeper:
             assert keeper.stop(how) == (0, "")
-            assert sorted(path.name for path in keeper.data.iterdir()) == ["keeper.lock", "waypost.db"]
+            assert sorted(path.name for path in keeper.data.iterdir()) == ["host", "journal", "keeper.lock", "waypost.db"]
 
 
 def test_it_stops_when_its_parent_is_gone():
@@ -90,23 +91,23 @@ def test_it_waits_for_a_command_that_holds_the_folder():
 
 def test_a_path_too_long_for_a_socket():
     with data_folder() as data:
-        room = MAX_SOCKET_PATH - len(bytes(socket_path(data))) - 1
+        room = MAX_SOCKET_PATH - len(bytes(http_socket_path(data))) - 1
         fits, over = data / ("x" * room), data / ("x" * (room + 1))
-        assert not is_too_long(socket_path(fits)) and is_too_long(socket_path(over))
+        assert not is_too_long(http_socket_path(fits)) and is_too_long(http_socket_path(over))
         keeper = RunningKeeper(fits)
         keeper.start()
         keeper.stop()
         code, errors = outcome(RunningKeeper(over))
         assert code == CANNOT_START
-        assert f"longer than the {MAX_SOCKET_PATH} bytes of a UNIX socket: {socket_path(over)}" in errors
+        assert f"longer than the {MAX_SOCKET_PATH} bytes of a UNIX socket: {http_socket_path(over)}" in errors
         # The limit is the operating system's, not ours.
         with socket.socket(socket.AF_UNIX) as probe, pytest.raises(OSError, match="too long"):
-            probe.connect(str(socket_path(over)))
+            probe.connect(str(http_socket_path(over)))
 
 
 def test_a_newer_database():
     with data_folder() as data:
-        asyncio.run(administer(data, ["free"], CreateAccount("ann")))
+        asyncio.run(administer(data, settings_of(["free"]), CreateAccount("ann")))
         with sqlite3.connect(database_path(data)) as connection:
             connection.execute("UPDATE alembic_version SET version_num = '9999'")
         connection.close()
@@ -127,10 +128,11 @@ def test_a_folder_that_is_a_file():
 def test_a_start_on_a_current_database_does_not_import_alembic():
     script = """
 import pathlib, sys
+from waypost.config import Config
 from waypost.keeper.app import run_keeper
 def ready():
     print("alembic" in sys.modules, flush=True)
-run_keeper(pathlib.Path(sys.argv[1]), ["free"], parent=0, on_ready=ready)
+run_keeper(pathlib.Path(sys.argv[1]), Config(), parent=0, on_ready=ready)
 """
     with data_folder() as data:
         for _ in ("fresh", "existing"):

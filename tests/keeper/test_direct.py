@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.keeper.running import RunningKeeper, data_folder, running_keeper
+from tests.keeper.running import RunningKeeper, data_folder, running_keeper, settings_of
 from waypost.keeper.accounts import PAGE
 from waypost.keeper.direct import administer
 from waypost.keeper.folder import database_path, lock_path, taken
@@ -17,7 +17,7 @@ from waypost.messages import CreateAccount, CreatedKey, CreateKey, Failed, ListA
 
 def ask(data, *messages, plans=("free", "max")):
     async def run():
-        return [await administer(data, plans, message) for message in messages]
+        return [await administer(data, settings_of(plans), message) for message in messages]
 
     return asyncio.run(run())
 
@@ -53,9 +53,11 @@ def test_asking_a_running_keeper_does_without_the_database_library():
     with running_keeper() as keeper:
         script = (
             "import asyncio, pathlib, sys\n"
+            "from waypost.config import Config\n"
             "from waypost.keeper.direct import administer\n"
-            "from waypost.link import ListKeys\n"
-            "print(asyncio.run(administer(pathlib.Path(sys.argv[1]), [], ListKeys())), 'sqlalchemy' in sys.modules)"
+            "from waypost.messages import ListKeys\n"
+            "answer = asyncio.run(administer(pathlib.Path(sys.argv[1]), Config(), ListKeys()))\n"
+            "print(answer, 'sqlalchemy' in sys.modules)"
         )
         command = [sys.executable, "-c", script, str(keeper.data)]
         output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -66,7 +68,7 @@ def test_many_commands_at_once_take_turns():
     with data_folder() as data:
 
         async def run():
-            return await asyncio.gather(*(administer(data, ["free"], CreateKey("ann")) for _ in range(8)))
+            return await asyncio.gather(*(administer(data, settings_of(["free"]), CreateKey("ann")) for _ in range(8)))
 
         assert sorted(created.id for created in asyncio.run(run())) == list(range(1, 9))
 
@@ -78,9 +80,12 @@ def test_lists_are_whole_however_long(with_keeper):
         ask(data, CreateAccount("ann", "free"))
         with sqlite3.connect(database_path(data)) as connection:
             values = ((i, 1, i.to_bytes(32, "big"), f"rk_{i}", "x", "inference", 1) for i in range(1, rows + 1))
-            connection.executemany("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", values)
+            columns = "id, account_id, digest, shown, label, kind, created_at"
+            connection.executemany(f"INSERT INTO keys ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             values = ((i, f"account {i}", "free", 0, 1) for i in range(2, rows + 1))
-            connection.executemany("INSERT INTO accounts VALUES (?, ?, ?, ?, ?)", values)
+            connection.executemany(
+                "INSERT INTO accounts (id, name, plan, disabled, created_at) VALUES (?, ?, ?, ?, ?)", values
+            )
         connection.close()
         keeper = RunningKeeper(data)
         if with_keeper:
@@ -99,7 +104,7 @@ def test_a_command_waits_for_the_one_before_it():
 
         async def run():
             async with taken(data, patience=0):
-                command = asyncio.create_task(administer(data, ["free"], CreateKey("ann")))
+                command = asyncio.create_task(administer(data, settings_of(["free"]), CreateKey("ann")))
                 await asyncio.sleep(0.1)
                 assert not command.done() and not database_path(data).exists()
             return await command

@@ -86,7 +86,7 @@ def test_a_database_from_a_newer_version_is_refused_and_left_alone(tmp_path):
     connection.close()
     before = described(path)
     with pytest.raises(
-        UnusableDatabase, match=r"x\.db: its schema is 9999, .* knows up to 0001; start the newer version"
+        UnusableDatabase, match=r"x\.db: its schema is 9999, .* knows up to 0002; start the newer version"
     ):
         open_and_close(path)
     assert described(path) == before
@@ -137,7 +137,7 @@ def test_the_connection_is_set_as_it_must_be(tmp_path):
 
 async def write_and_fail(database):
     async with database.writing() as connection:
-        await connection.execute(text("INSERT INTO accounts VALUES (1, 'ann', 'free', 0, 0)"))
+        await connection.execute(text("INSERT INTO accounts VALUES (1, 'ann', 'free', 0, 0, NULL)"))
         assert await connection.scalar(text("SELECT count(*) FROM accounts")) == 1
         raise ZeroDivisionError
 

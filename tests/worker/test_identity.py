@@ -6,6 +6,7 @@ import logging
 import signal
 import sqlite3
 
+import msgspec
 import pytest
 
 from tests.keeper.running import data_folder, running_keeper, until
@@ -25,12 +26,15 @@ from waypost.messages import (
     Hello,
     Identify,
     Identity,
+    KeyTerms,
+    PatchKey,
     RevokeKey,
     SetAccount,
     Welcome,
 )
 from waypost.worker.identity import Identities, credential
 from waypost.worker.link import Link
+from waypost.worker.logins import FailedLogins
 
 KEY = mint_key().encode()
 
@@ -479,3 +483,89 @@ def test_a_slow_answer_is_503_then_well():
 
     with data_folder() as data:
         asyncio.run(run(data))
+
+
+# Time
+
+
+def test_an_expired_key_is_refused_from_the_cache_too_in_the_same_words():
+    now = 1_795_300_000.0
+    expiring = msgspec.structs.replace(identity("ann"), expires_at=int(now) + 60)
+    asked = []
+
+    def answer(peer, call_id, digest):
+        asked.append(digest)
+        peer.reply(call_id, expiring)
+
+    async def run(data):
+        nonlocal now
+        async with scripted_keeper(data, answering(answer)), identifying(data, clock=lambda: now) as (_, identities):
+            head = head_of({b"x-api-key": KEY})
+            assert await identities.identify(head) == expiring == identities.known(head) == identities.cached(KEY)
+            now += 59.9
+            assert identities.known(head) is not None
+            now += 0.1
+            assert identities.known(head) is None and identities.cached(KEY) is None
+            late = await refused(identities, KEY)
+            unknown = await refused(identities, KEY[:-1] + b"x")
+            assert (late.status, late.message) == (401, unknown.message)
+            with pytest.raises(Refusal, match="expired"):
+                await identities.identify(head)
+            assert len(asked) == 1
+
+    with data_folder() as data:
+        asyncio.run(run(data))
+
+
+def test_a_key_that_has_expired_before_it_is_first_used_is_refused():
+    expired = msgspec.structs.replace(identity("ann"), expires_at=1)
+
+    async def run(data):
+        keeper = scripted_keeper(data, answering(lambda peer, call_id, digest: peer.reply(call_id, expired)))
+        async with keeper, identifying(data) as (_, identities):
+            for _ in range(2):
+                assert (await refused(identities, KEY)).status == 401
+            assert identities.look_ups == 1
+
+    with data_folder() as data:
+        asyncio.run(run(data))
+
+
+def test_a_key_whose_time_is_changed_is_good_again_at_once():
+    with running_keeper() as keeper:
+
+        async def run():
+            now = 1_795_300_000.0
+            created = await keeper.ask(CreateKey("ann", "free", terms=KeyTerms(expires_at=4_000_000_000)))
+            token = created.key.encode()
+            async with identifying(keeper.data, clock=lambda: now) as (_, identities):
+                assert (await identities.look_up(token)).expires_at == 4_000_000_000
+                now = 4_000_000_000.0
+                await refused(identities, token)
+                await keeper.ask(PatchKey("1", terms=KeyTerms(expires_at=4_000_000_001)))
+                await until(lambda: len(identities) == 0)
+                assert (await identities.look_up(token)).expires_at == 4_000_000_001
+
+        asyncio.run(run())
+
+
+def test_bad_credentials_are_counted_by_address_and_good_ones_never_refused():
+    with running_keeper() as keeper:
+
+        async def run():
+            token = (await keeper.create_key()).key.encode()
+            logins = FailedLogins(lambda: 0.0)
+            async with identifying(keeper.data, logins=logins) as (_, identities):
+                bad = [{b"x-api-key": b"nonsense"}, {b"authorization": b"Basic x"}, {}, {b"x-api-key": b"a.b.c"}]
+                codes = []
+                for number in range(15):
+                    with pytest.raises(Refusal) as caught:
+                        await identities.identify(head_of(bad[number % 4]), "192.0.2.1")
+                    codes.append(caught.value.failure.code)
+                assert codes == ["AUTHENTICATION_ERROR"] * 10 + ["TOO_MANY_FAILED_LOGINS"] * 5
+                with pytest.raises(Refusal) as caught:
+                    await identities.identify(head_of(bad[0]), "192.0.2.2")
+                assert caught.value.status == 401
+                assert (await identities.identify(head_of({b"x-api-key": token}), "192.0.2.1")).account == "ann"
+
+        asyncio.run(run())

@@ -111,9 +111,12 @@ def check(played: Played, data: bytes, include_usage: bool) -> None:
     came, went = told(sources(data)), told(chunks)
     assert (went.deltas, went.calls, went.finish) == (came.deltas, came.calls, came.finish)
     assert (msgspec.json.decode(played.relay.usage) if played.relay.usage else None) == came.usage
-    if include_usage and came.usage:
-        assert chunks[-1]["choices"] == [] and chunks[-1]["usage"] == came.usage
+    if include_usage:
+        assert chunks[-1]["choices"] == [] and chunks[-1]["usage"] == (came.usage or {"estimated": True})
         chunks = chunks[:-1]
+    choices = [choice for one in sources(data) for choice in one.get("choices") or []]
+    spoken = sum(len(json.dumps(choice.get("delta"))) for choice in choices)
+    assert 0 < played.relay.observed <= spoken, "what an estimate goes by is what was said, about"
     assert all(one["choices"] and not one.get("usage") for one in chunks)
 
 
@@ -125,6 +128,7 @@ def test_in_one_piece_and_byte_by_byte(name: str, include_usage: bool) -> None:
     check(whole, data, include_usage)
     check(pieces, data, include_usage)
     assert pieces.events == whole.events
+    assert pieces.relay.observed == whole.relay.observed
     if name in COMPACT:
         assert pieces.out == whole.out
 

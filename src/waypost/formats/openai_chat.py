@@ -15,8 +15,8 @@ from waypost.formats.json_gate import DIGITS, check_duplicates, check_shape, che
 Fields = dict[str, msgspec.Raw]
 
 # Said to the gateway, not to the model: never sent on.
-GATEWAY_ONLY = frozenset({"preset", "provider", "models", "cache", "plugins", "session_id"})
-HINTS = frozenset({"session_id"})  # of these, what changes nothing in an answer
+GATEWAY_ONLY = frozenset({"preset", "provider", "models", "cache", "plugins", "session_id", "usage"})
+HINTS = frozenset({"session_id", "usage"})  # of these, what is obeyed, or changes nothing in an answer
 # Where the copy that is checked and the copy that is used must be the same one.
 ONCE = (
     b'"model"',
@@ -27,7 +27,6 @@ ONCE = (
     b'"max_completion_tokens"',
     b'"n"',
 )
-COUNTS = ("max_tokens", "max_completion_tokens", "n")
 MODEL_LENGTH = 256  # characters
 
 decode_fields = msgspec.json.Decoder(Fields).decode
@@ -50,6 +49,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool
     include_usage: bool  # the caller wants the usage chunk of a stream
     ignored: tuple[str, ...]  # gateway-only fields with a value that nothing here obeys
+    wants_cost: bool = False  # the answer's usage is to say what it cost
+    max_output: int = 0  # tokens that a choice may have at most, as the caller says; 0: it does not
+    choices: int = 1  # `n`
 
 
 def parse_request(body: bytes) -> ChatRequest:
@@ -62,18 +64,26 @@ def parse_request(body: bytes) -> ChatRequest:
         raise invalid("messages", "an array of messages is required")
     stream = "stream" in fields and read_bool(fields, "stream")
     include_usage = stream and "stream_options" in fields and wants_usage(fields)
-    for name in COUNTS:
-        if name in fields:
-            read_count(fields, name)
+    max_output, choices = 0, 1
+    if "max_tokens" in fields:
+        max_output = read_count(fields, "max_tokens")
+    if "max_completion_tokens" in fields:
+        max_output = read_count(fields, "max_completion_tokens") or max_output
+    if "n" in fields:
+        choices = read_count(fields, "n") or 1
     ignored: tuple[str, ...] = ()
+    wants_cost = False
     if not GATEWAY_ONLY.isdisjoint(fields):
         ignored = tuple(name for name in fields if name in GATEWAY_ONLY - HINTS and fields[name] != NULL)
-    return ChatRequest(fields, read_model(fields), stream, include_usage, ignored)
+        wants_cost = "usage" in fields and read_bool(parse_options(fields, "usage"), "include", "usage.include")
+        include_usage = include_usage or (stream and wants_cost)
+    model = read_model(fields)
+    return ChatRequest(fields, model, stream, include_usage, ignored, wants_cost, max_output, choices)
 
 
 def wants_usage(fields: Fields) -> bool:
     """Does the caller ask for a stream's usage chunk? Raises Refusal."""
-    return read_bool(parse_options(fields), "include_usage", "stream_options.include_usage")
+    return read_bool(parse_options(fields, "stream_options"), "include_usage", "stream_options.include_usage")
 
 
 def parse_object(body: bytes) -> Fields:
@@ -122,22 +132,25 @@ def read_bool(fields: Fields, name: str, shown: str = "") -> bool:
     return text == b"true"
 
 
-def read_count(fields: Fields, name: str) -> None:
-    """An optional whole number ≥ 0; null counts as absent. Raises Refusal."""
+def read_count(fields: Fields, name: str) -> int:
+    """An optional whole number ≥ 0; null counts as absent, and absent is 0. Raises Refusal."""
     text = bytes(fields[name])
-    if text != b"null" and not (text.isdigit() and len(text) <= DIGITS):
+    if text == b"null":
+        return 0
+    if not (text.isdigit() and len(text) <= DIGITS):
         raise invalid(name, f"must be a whole number, 0 or more, of at most {DIGITS} digits")
+    return int(text)
 
 
-def parse_options(fields: Fields) -> Fields:
-    """`stream_options` by its fields; null counts as empty. Raises Refusal."""
-    raw = fields["stream_options"]
+def parse_options(fields: Fields, name: str) -> Fields:
+    """An object such as `stream_options` by its fields; null counts as empty. Raises Refusal."""
+    raw = fields[name]
     if raw == NULL:
         return {}
     try:
         return decode_fields(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise invalid("stream_options", "must be an object") from None
+        raise invalid(name, "must be an object") from None
 
 
 def render_request(request: ChatRequest, model: msgspec.Raw) -> bytes:
@@ -148,7 +161,7 @@ def render_request(request: ChatRequest, model: msgspec.Raw) -> bytes:
         for name in GATEWAY_ONLY:
             fields.pop(name, None)
     if request.stream:
-        options = parse_options(fields) if "stream_options" in fields else {}
+        options = parse_options(fields, "stream_options") if "stream_options" in fields else {}
         options["include_usage"] = TRUE
         fields["stream_options"] = msgspec.Raw(encode(options))
     return encode(fields)

@@ -117,6 +117,16 @@ class Exchange:
         self._connection = self.flow = self.on_gone = None
         connection.finished(self.keep_alive)
 
+    @property
+    def is_gone(self) -> bool:
+        """Nobody hears what is still to be said."""
+        return self._connection is None
+
+    @property
+    def address(self) -> str:
+        """The caller's network address; empty where there is none, or no caller any more."""
+        return self._connection.address if self._connection is not None else ""
+
     def cut(self) -> None:
         """The client is gone: forget the connection and tell whoever is answering."""
         on_gone = self.on_gone
@@ -171,6 +181,12 @@ class Connection(asyncio.Protocol):
         self.deadline = server.deadlines.now + self._limits.head_seconds
         if len(server.connections) > self._limits.connections:
             self._fail(Refusal("OVERLOADED", "Too many connections; try again in a moment.", retry_after=1))
+
+    @property
+    def address(self) -> str:
+        """Where the client is; empty on a UNIX socket."""
+        name = self._transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone: whoever is answering learns it at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -11,18 +12,30 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import uvloop
 
-from waypost.config import ConfigError
+from waypost.config import Config, ConfigError, Store
 from waypost.keeper.accounts import Accounts
-from waypost.keeper.folder import FolderUnusable, database_path, taken
+from waypost.keeper.folder import FolderUnusable, host_id, taken
+from waypost.keeper.journals import Journals
+from waypost.keeper.ledger import Ledger, open_ledger
 from waypost.keeper.link import Links
+from waypost.keeper.meters import ENDED_SECONDS, Meters
+from waypost.keeper.metrics import Gauges, Metrics
 from waypost.keeper.prices import Prices
-from waypost.keeper.store.database import UnusableDatabase
-from waypost.keeper.store.sqlite import open_sqlite
-from waypost.link import MAX_SOCKET_PATH, is_too_long, socket_path
+from waypost.keeper.store import open_database
+from waypost.keeper.store.counters import open_counters
+from waypost.keeper.store.database import Database, UnreachableDatabase, UnusableDatabase
+from waypost.keeper.verify import answer_verify
+from waypost.keeper.web.server import Web
+from waypost.link import MAX_SOCKET_PATH, http_socket_path, is_too_long, socket_path
+from waypost.messages import AnyMessage
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger("waypost.keeper")
 
@@ -35,27 +48,38 @@ PATIENCE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """How long a stopping keeper goes on answering what it was asked."""
 
+RETRY_SECONDS = 0.5
+"""How often a starting keeper tries a database that does not answer."""
+
 
 class CannotStart(Exception):
     """The keeper cannot start; the message says what to change."""
 
 
+class Current:
+    """The configuration as it was last read."""
+
+    def __init__(self, settings: Config) -> None:
+        self.settings = settings
+
+
 def run_keeper(
     data: pathlib.Path,
-    plans: Sequence[str],
+    settings: Config,
     parent: int | None = None,
     on_ready: Callable[[], None] | None = None,
-    read_plans: Callable[[], Sequence[str]] | None = None,
+    read_settings: Callable[[], Config] | None = None,
 ) -> None:
     """Be the keeper of `data` until SIGTERM, SIGINT, or the end of file on the descriptor `parent`.
 
-    `on_ready` is called once, when links are being answered. On SIGHUP, `read_plans` gives the names of the plans anew,
-    or raises config.ConfigError and they stay; SIGHUP may be blocked until then. Exits with `CANNOT_START` and a
-    sentence on standard error if the data folder or the database cannot be used.
+    `on_ready` is called once, when links are being answered. On SIGHUP, `read_settings` gives the configuration anew,
+    or raises config.ConfigError and it stays; SIGHUP may be blocked until then. Exits with `CANNOT_START` and a
+    sentence on standard error if the data folder or the database cannot be used; waits for a database that does not
+    answer yet.
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_keep(data, plans, parent, on_ready or (lambda: None), read_plans))
+            runner.run(_keep(data, settings, parent, on_ready or (lambda: None), read_settings))
     except CannotStart as error:
         print(f"waypost keeper: {error}", file=sys.stderr)
         raise SystemExit(CANNOT_START) from None
@@ -63,32 +87,114 @@ def run_keeper(
 
 async def _keep(
     data: pathlib.Path,
-    plans: Sequence[str],
+    settings: Config,
     parent: int | None,
     on_ready: Callable[[], None],
-    read_plans: Callable[[], Sequence[str]] | None,
+    read_settings: Callable[[], Config] | None,
 ) -> None:
     path = socket_path(data)
-    if is_too_long(path):
-        raise CannotStart(
-            f"the path of the keeper's socket is longer than the {MAX_SOCKET_PATH} bytes of a UNIX socket: {path}; "
-            "choose a shorter --data folder"
-        )
+    for each in (path, http_socket_path(data)):
+        if is_too_long(each):
+            raise CannotStart(
+                f"the path of the keeper's socket is longer than the {MAX_SOCKET_PATH} bytes of a UNIX socket: {each}; "
+                "choose a shorter --data folder"
+            )
     try:
         async with taken(data, PATIENCE_SECONDS, give_up=lambda: _is_served(path)):
-            database = await open_sqlite(database_path(data))
+            database = await _open_in_time(settings.store, data)
             try:
-                accounts = Accounts(database, plans, time.time)
-                if read_plans is not None:
-                    _reload_on_hangup(accounts, read_plans)
-                await _serve(path, Links(accounts, Prices(time.time)), parent, on_ready)
+                current = Current(settings)
+                accounts = Accounts(database, settings.plans, time.time)
+                ledger = open_ledger(database, data, host_id(data), settings.store.retention)
+                meters = await _open_meters(settings.store, database, data, ledger)
+                if read_settings is not None:
+                    _reload_on_hangup(current, accounts, ledger, read_settings)
+                links = Links(
+                    accounts, Prices(time.time), meters, functools.partial(_verify, database, ledger, current)
+                )
+                ledger.on_state.append(lambda _: links.say_trouble(_trouble(ledger, meters)))
+                meters.on_state.append(lambda: links.say_trouble(_trouble(ledger, meters)))
+                metrics = Metrics(functools.partial(_measure, ledger))
+                ledger.on_batch.append(metrics.on_batch)
+                make_pages = functools.partial(_make_pages, database, current, links, ledger, metrics)
+                with _listening(http_socket_path(data)) as listener:
+                    listener.listen()
+                    try:
+                        await _serve(path, links, ledger, Web(listener, make_pages), parent, on_ready)
+                    finally:
+                        await meters.close()
             finally:
                 await database.close()
     except (FolderUnusable, UnusableDatabase) as error:
         raise CannotStart(str(error)) from None
 
 
-async def _serve(path: pathlib.Path, links: Links, parent: int | None, on_ready: Callable[[], None]) -> None:
+async def _open_in_time(store: Store, data: pathlib.Path) -> Database:
+    """The database, as soon as it answers: the workers serve without it from what they hold."""
+    said = ""
+    while True:
+        try:
+            return await open_database(store, data)
+        except UnreachableDatabase as error:
+            if str(error) != said:
+                said = str(error)
+                logger.error("%s; trying again every %g s", said, RETRY_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _open_meters(store: Store, database: Database, data: pathlib.Path, ledger: Ledger) -> Meters:
+    counters, fast = open_counters(store, database, host_id(data))
+    journals = Journals(data / "journal")
+    meters = Meters(
+        counters,
+        fast,
+        ledger,
+        live=lambda: [name for name in journals.scan() if journals.is_alive(name)],
+        on_outage=store.limits_on_outage,
+    )
+    ledger.on_spent.append(meters.spent)
+    ledger.on_closed.append(meters.closed)
+    meters.start(await counters.load(time.time() - ENDED_SECONDS))
+    return meters
+
+
+def _trouble(ledger: Ledger, meters: Meters) -> str:
+    return "; ".join(filter(None, (ledger.why_not_ready, meters.why_not_ready)))
+
+
+async def _verify(database: Database, ledger: Ledger, current: Current) -> AnyMessage:
+    """Count everything again. SQLite has one connection, so the ledger waits; with PostgreSQL nobody does."""
+    await ledger.catch_up()
+    async with ledger.held() if database.dialect == "sqlite" else contextlib.nullcontext():
+        return await answer_verify(database, current.settings.store.retention, time.time())
+
+
+def _measure(ledger: Ledger) -> Gauges:
+    return Gauges(ledger.open_requests, ledger.journal_bytes, ledger.lag_seconds, not ledger.why_not_ready)
+
+
+def _make_pages(database: Database, current: Current, links: Links, ledger: Ledger, metrics: Metrics) -> ASGIApp:
+    # Imported here: nobody waits for it at a start.
+    from waypost.keeper.web.app import create_app
+    from waypost.keeper.web.sources import Sources
+
+    return create_app(
+        Sources(
+            database=database,
+            plans=lambda: current.settings.plans,
+            catch_up=ledger.catch_up,
+            manage=links.manage,
+            kill_streams=links.kill_streams,
+            render_metrics=metrics.render,
+            clock=time.time,
+            monotonic=time.monotonic,
+        )
+    )
+
+
+async def _serve(
+    path: pathlib.Path, links: Links, ledger: Ledger, web: Web, parent: int | None, on_ready: Callable[[], None]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -98,19 +204,33 @@ async def _serve(path: pathlib.Path, links: Links, parent: int | None, on_ready:
         loop.add_reader(parent, _stop_at_end, parent, stop)
     with _listening(path) as listener:
         server = await loop.create_unix_server(links.accept, sock=listener)
+        following = asyncio.create_task(ledger.run())
+        following.add_done_callback(lambda _: stop.set())  # it never ends by itself: without books, no keeper
         logger.info("keeper ready at %s", path)
         on_ready()
+        web.start()
         await stop.wait()
         server.close()
+        await web.close()
         await links.close(GRACE_SECONDS)
+        if not following.done():
+            await ledger.catch_up(GRACE_SECONDS)
+            following.cancel()
+            await asyncio.wait([following])
+        if not following.cancelled():
+            following.result()
 
 
-def _reload_on_hangup(accounts: Accounts, read_plans: Callable[[], Sequence[str]]) -> None:
+def _reload_on_hangup(
+    current: Current, accounts: Accounts, ledger: Ledger, read_settings: Callable[[], Config]
+) -> None:
     def reload() -> None:
         try:
-            accounts.adopt(read_plans())
+            current.settings = read_settings()
+            accounts.adopt(current.settings.plans)
+            ledger.adopt(current.settings.store.retention)
         except ConfigError as error:
-            logger.error("the plans stay as they were: %s", error)
+            logger.error("the configuration stays as it was: %s", error)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

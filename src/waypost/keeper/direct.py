@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from waypost.keeper.folder import FolderTaken, FolderUnusable, database_path, taken
+from waypost.keeper.folder import FolderTaken, FolderUnusable, taken
 from waypost.link import Framed, LinkError, LinkLost, is_too_long, socket_path
 from waypost.messages import (
     AccountRecords,
@@ -21,23 +22,29 @@ from waypost.messages import (
     ListAccounts,
     ListKeys,
     ListNatives,
+    VerifyLedger,
 )
+
+if TYPE_CHECKING:
+    from waypost.config import Config
 
 PATIENCE_SECONDS = 10.0
 """How long to wait for a folder held by a process that answers no calls: a keeper starting, another command."""
 
 CALL_SECONDS = 10.0
+VERIFY_SECONDS = 3600.0
 
 Ask = Callable[[AnyMessage], Awaitable[AnyMessage]]
 
 
-async def administer(data: pathlib.Path, plans: Sequence[str], message: AnyMessage) -> AnyMessage:
+async def administer(data: pathlib.Path, settings: Config, message: AnyMessage) -> AnyMessage:
     """The answer to one message of administration, lists in full; `Failed` also says when nobody could be asked.
 
-    `plans` are the names that the config knows; a running keeper goes by its own.
+    `settings` say where the database is and which plans there are; a running keeper goes by its own.
     """
     try:
-        async with _opened(data, plans) as ask:
+        seconds = VERIFY_SECONDS if isinstance(message, VerifyLedger) else CALL_SECONDS
+        async with _opened(data, settings, seconds) as ask:
             return await _ask_in_full(ask, message)
     except (FolderUnusable, LinkError) as error:
         return Failed("UNAVAILABLE", str(error))
@@ -79,7 +86,7 @@ async def _ask_in_full(ask: Ask, message: AnyMessage) -> AnyMessage:
 
 
 @asynccontextmanager
-async def _opened(data: pathlib.Path, plans: Sequence[str]) -> AsyncIterator[Ask]:
+async def _opened(data: pathlib.Path, settings: Config, seconds: float) -> AsyncIterator[Ask]:
     """The way to ask: a keeper's socket, or the database under the folder's lock. Whichever is free first."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE_SECONDS
@@ -87,12 +94,12 @@ async def _opened(data: pathlib.Path, plans: Sequence[str]) -> AsyncIterator[Ask
         peer = await _connect(socket_path(data))
         if peer is not None:
             try:
-                yield functools.partial(peer.call, timeout=CALL_SECONDS)
+                yield functools.partial(peer.call, timeout=seconds)
             finally:
                 peer.close()
             return
         try:
-            async with taken(data, patience=0), _opened_database(data, plans) as ask:
+            async with taken(data, patience=0), _opened_database(data, settings) as ask:
                 yield ask
             return
         except FolderTaken:
@@ -102,20 +109,28 @@ async def _opened(data: pathlib.Path, plans: Sequence[str]) -> AsyncIterator[Ask
 
 
 @asynccontextmanager
-async def _opened_database(data: pathlib.Path, plans: Sequence[str]) -> AsyncIterator[Ask]:
+async def _opened_database(data: pathlib.Path, settings: Config) -> AsyncIterator[Ask]:
     # Imported here, because importing SQLAlchemy takes longer than all of a command that asks a running keeper.
     import time
 
     from waypost.keeper.accounts import Accounts
+    from waypost.keeper.store import open_database
     from waypost.keeper.store.database import UnusableDatabase
-    from waypost.keeper.store.sqlite import open_sqlite
+    from waypost.keeper.verify import answer_verify
 
     try:
-        database = await open_sqlite(database_path(data))
+        database = await open_database(settings.store, data)
     except UnusableDatabase as error:
         raise FolderUnusable(str(error)) from error
     try:
-        yield Accounts(database, plans, time.time).ask
+        accounts = Accounts(database, settings.plans, time.time)
+
+        async def ask(message: AnyMessage) -> AnyMessage:
+            if isinstance(message, VerifyLedger):
+                return await answer_verify(database, settings.store.retention, time.time())
+            return await accounts.ask(message)
+
+        yield ask
     finally:
         await database.close()
 

@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import os
 import pathlib
+import re
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -26,6 +28,26 @@ def database_path(data: pathlib.Path) -> pathlib.Path:
 def lock_path(data: pathlib.Path) -> pathlib.Path:
     """The file whose lock goes with the right to open the database. It holds the owner's process id, for people."""
     return data / "keeper.lock"
+
+
+def host_id(data: pathlib.Path) -> str:
+    """This data folder's name among those that share a database: 16 hexadecimal digits, drawn at the first call.
+
+    To be called by who holds the lock. Raises `FolderUnusable`.
+    """
+    path = data / "host"
+    try:
+        if not path.exists():
+            new = path.with_name("host.new")
+            new.write_text(secrets.token_hex(8) + "\n")
+            new.chmod(0o600)
+            new.rename(path)
+        found = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FolderUnusable(f"cannot use {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not re.fullmatch("[0-9a-f]{16}", found):
+        raise FolderUnusable(f"{path} holds no host's name: remove it if this host is new, else restore it")
+    return found
 
 
 @asynccontextmanager

@@ -4,28 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from waypost.keeper.accounts import Accounts
+from waypost.keeper.meters import Meters
 from waypost.keeper.prices import Prices
 from waypost.link import Framed
-from waypost.messages import PROTOCOL, AnyMessage, Failed, FindNative, Forget, ForgetAll, Hello, ListNatives, Welcome
+from waypost.messages import (
+    PROTOCOL,
+    AnyMessage,
+    Failed,
+    FindNative,
+    FindPrices,
+    Forget,
+    ForgetAccount,
+    ForgetAll,
+    Hello,
+    KilledStreams,
+    KillStreams,
+    ListNatives,
+    Trouble,
+    VerifyLedger,
+    Welcome,
+)
 
 logger = logging.getLogger("waypost.keeper")
 
 FLUSH_SECONDS = 1.0
 """How long a worker may leave a push unread before its connection is cut; it then forgets everything by itself."""
 
+KILL_SECONDS = 1.0
+"""How long a worker may take to end an account's streams."""
+
 
 class Links:
     """Every connection to the keeper: workers (they said `Hello`) and commands (they did not)."""
 
-    def __init__(self, accounts: Accounts, prices: Prices) -> None:
+    def __init__(
+        self,
+        accounts: Accounts,
+        prices: Prices,
+        meters: Meters,
+        verify: Callable[[], Awaitable[AnyMessage]] | None = None,
+    ) -> None:
         self._accounts = accounts
+        self._verify = verify
+        self._meters = meters
         self._prices = prices
         self._open: set[Framed] = set()
         self._workers: dict[Framed, int] = {}
         self._answers: set[asyncio.Task[None]] = set()
+        self._trouble = Trouble("")
 
     def accept(self) -> Framed:
         """The protocol of a new connection: what `create_unix_server` asks for."""
@@ -33,7 +62,7 @@ class Links:
         self._open.add(peer)
         return peer
 
-    async def broadcast(self, pushes: Sequence[Forget | ForgetAll]) -> None:
+    async def broadcast(self, pushes: Sequence[Forget | ForgetAccount | ForgetAll]) -> None:
         """Return when every worker's socket has taken `pushes`; a worker that does not read for a second is cut off."""
         for peer in list(self._workers):
             for push in pushes:
@@ -49,6 +78,30 @@ class Links:
                 return
             await asyncio.sleep(0.005)
 
+    async def manage(self, message: AnyMessage) -> AnyMessage:
+        """Carry out an operation on accounts or keys, and tell every worker before it is said to be done."""
+        outcome = await self._accounts.answer(message)
+        if outcome.pushes:
+            await self.broadcast(outcome.pushes)
+        for prefix in outcome.meters:  # by now the workers ask for the new limits
+            await self._meters.recall(prefix)
+        return outcome.reply
+
+    async def kill_streams(self, account: int) -> int:
+        """End an account's streams on every worker; how many there were."""
+        calls = (peer.call(KillStreams(account), KILL_SECONDS) for peer in list(self._workers))
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        for reply in replies:
+            if not isinstance(reply, KilledStreams):
+                logger.warning("a worker did not end the streams of account %d: %r", account, reply)
+        return sum(reply.count for reply in replies if isinstance(reply, KilledStreams))
+
+    def say_trouble(self, reason: str) -> None:
+        """Tell every worker, now and later, why this host should get no traffic; "" if it may."""
+        self._trouble = Trouble(reason)
+        for peer in self._workers:
+            peer.push(self._trouble)
+
     async def close(self, grace: float) -> None:
         """Finish what is being answered, up to `grace` seconds, then close every connection."""
         if self._answers:
@@ -63,9 +116,12 @@ class Links:
             answer = asyncio.create_task(self._answer(peer, call_id, message))
             self._answers.add(answer)
             answer.add_done_callback(self._answers.discard)
+        else:
+            self._meters.receive(peer, message)
 
     def _lose(self, peer: Framed, error: Exception | None) -> None:
         self._open.discard(peer)
+        self._meters.lost(peer)
         worker = self._workers.pop(peer, None)
         if error is not None:
             logger.warning("link of %s lost: %s", "a command" if worker is None else f"worker {worker}", error)
@@ -74,13 +130,12 @@ class Links:
         try:
             if isinstance(message, Hello):
                 reply = await self._welcome(peer, message)
-            elif isinstance(message, FindNative | ListNatives):
+            elif isinstance(message, FindNative | ListNatives | FindPrices):
                 reply = await self._prices.answer(message)
+            elif isinstance(message, VerifyLedger) and self._verify is not None:
+                reply = await self._verify()
             else:
-                outcome = await self._accounts.answer(message)
-                if outcome.pushes:
-                    await self.broadcast(outcome.pushes)
-                reply = outcome.reply
+                reply = await self.manage(message)
         except Exception:
             logger.exception("a defect in answering %s", type(message).__name__)
             reply = Failed("INTERNAL_ERROR", f"a defect in answering {type(message).__name__}; the keeper's log has it")
@@ -98,4 +153,7 @@ class Links:
             return failed
         if peer in self._open:
             self._workers[peer] = hello.worker
+            self._meters.hello(peer, hello)
+            if self._trouble.reason:
+                peer.push(self._trouble)
         return Welcome(PROTOCOL)

@@ -1,4 +1,4 @@
-"""The price list: which providers serve a native model id, and what is known of a provider's model.
+"""The price list: which providers serve a native model id, what is known of a provider's model, and all its rates.
 
 The list is the genai-prices package: what it matches, it matches by its own rules. Importing it takes a quarter of a
 second and some 27 MB, so it is loaded when it is first asked for, in a thread, and in the keeper alone.
@@ -7,14 +7,24 @@ second and some 27 MB, so it is loaded when it is first asked for, in a thread, 
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
 from waypost import providers
-from waypost.messages import Failed, FindNative, ListNatives, NativeRecord, NativeRecords
+from waypost.messages import (
+    Failed,
+    FindNative,
+    FindPrices,
+    ListNatives,
+    NativeRecord,
+    NativeRecords,
+    PriceRecord,
+    PriceRecords,
+)
 
 logger = logging.getLogger("waypost.keeper")
 
@@ -23,6 +33,9 @@ PAGE = 1000
 
 NINE_PLACES = Decimal("1e-9")
 """What the configuration takes too; below it the list has nothing but the noise of floats."""
+
+Question = FindNative | ListNatives | FindPrices
+Answer = NativeRecords | PriceRecords | Failed
 
 
 class Prices:
@@ -33,12 +46,12 @@ class Prices:
         self._list: PriceList | Failed | None = None
         self._turn = asyncio.Lock()
 
-    async def answer(self, message: FindNative | ListNatives) -> NativeRecords | Failed:
+    async def answer(self, message: Question) -> Answer:
         """One answer, made in a thread. `Failed` UNAVAILABLE if the list cannot be imported."""
         async with self._turn:
             return await asyncio.to_thread(self._answer, message)
 
-    def _answer(self, message: FindNative | ListNatives) -> NativeRecords | Failed:
+    def _answer(self, message: Question) -> Answer:
         if self._list is None:
             try:
                 self._list = PriceList()
@@ -50,6 +63,8 @@ class Prices:
         now = datetime.fromtimestamp(self._clock(), UTC)
         if isinstance(message, FindNative):
             return NativeRecords(self._list.find(message.model, message.providers, now))
+        if isinstance(message, FindPrices):
+            return PriceRecords(tuple(self._list.price(*target, now) for target in message.targets))
         rows = self._list.listing(message.providers, now)
         end = message.after + PAGE
         return NativeRecords(rows[message.after : end], end if end < len(rows) else None)
@@ -65,6 +80,7 @@ class PriceList:
         listed = {provider.id: provider for provider in data_snapshot.get_snapshot().providers}
         self._listed = {row.name: listed[row.listed] for row in providers.TABLE if row.listed in listed}
         self._catalogues: dict[str, Catalogue] = {}
+        self._version = f"genai-prices {importlib.metadata.version('genai-prices')}"
 
     def find(self, model: str, names: Sequence[str], now: datetime) -> tuple[NativeRecord, ...]:
         """A record for each provider that serves `model`, in the order of `names`.
@@ -93,6 +109,20 @@ class PriceList:
                     seen.add(model.lower())
                     rows += [row for row in self.find(model, names, now) if not row.deprecated]
         return tuple(rows)
+
+    def price(self, name: str, model: str, now: datetime) -> PriceRecord | None:
+        """Every rate of the model that a provider calls `model`; None if the list does not have it."""
+        catalogue = self._catalogue(name)
+        if catalogue is None:
+            return None
+        wanted = model.lower()
+        named = catalogue.named.get(wanted)
+        found = named[1] if named is not None else catalogue.provider.find_model(wanted)
+        if found is None:
+            return None
+        prices = vars(found.get_prices(now))
+        rates = {key: steps(price) for key, price in prices.items() if price is not None}
+        return PriceRecord(name, model, found.id, self._version, rates, next_change(found.prices, now))
 
     def _catalogue(self, name: str) -> Catalogue | None:
         if name not in self._catalogues and name in self._listed:
@@ -156,3 +186,24 @@ def dollars(price: Any) -> str | None:
     """USD per million tokens as a decimal string; of a price in tiers, the first tier's."""
     amount: Decimal | None = getattr(price, "base", price)
     return None if amount is None else format(amount.quantize(NINE_PLACES).normalize(), "f")
+
+
+def steps(price: Any) -> tuple[tuple[int, str], ...]:
+    """A rate of the list → ((above, rate), …)."""
+    above = [(tier.start, tier.price) for tier in getattr(price, "tiers", ())]
+    return tuple((start, str(dollars(rate))) for start, rate in [(0, price), *above])
+
+
+def next_change(prices: Any, now: datetime) -> int:
+    """When another of a model's prices may begin, in seconds since 1970 UTC; 0 for never."""
+    constraints = [price.constraint for price in prices] if isinstance(prices, list) else []
+    midnight = datetime.combine(now.date(), time(), UTC)
+    moments: list[datetime] = []
+    for constraint in constraints:
+        if hasattr(constraint, "start_date"):
+            moments.append(datetime.combine(constraint.start_date, time(), UTC))
+        elif constraint is not None:  # a time of day, perhaps of another zone's day
+            days = [midnight.date() + timedelta(days=days) for days in (-1, 0, 1, 2)]
+            clocks = (constraint.start_time, constraint.end_time)
+            moments += [datetime.combine(day, clock, clock.tzinfo or UTC) for day in days for clock in clocks]
+    return int(min((moment.timestamp() for moment in moments if moment > now), default=0))

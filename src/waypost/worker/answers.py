@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest
 from waypost.http.server import Exchange
-from waypost.worker.relay import render_error
+from waypost.worker.relay import DONE, render_error
 from waypost.worker.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 JSON = b"content-type: application/json\r\n"
 TEXT = b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
 EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
-EXPOSED = b"x-request-id, x-error-code, x-provider, x-dropped-params, retry-after, x-should-retry"
+EXPOSED = b"x-request-id, x-error-code, x-provider, x-dropped-params, retry-after, x-should-retry, " + b", ".join(
+    b"x-ratelimit-%b-%b" % (what, window)
+    for window in (b"minute", b"hour", b"day", b"month")
+    for what in (b"limit", b"remaining", b"reset")
+)
 
 
 def success_headers(
@@ -53,11 +57,18 @@ def refuse(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: byt
         lines += b"x-should-retry: %b\r\n" % (b"true" if failure.retry else b"false")
     if refusal.status == 401:
         lines += b"www-authenticate: Bearer\r\n"
-    lines += cors_lines(worker.origins, exchange)
+    lines += refusal.lines + cors_lines(worker.origins, exchange)
     if wants_json(worker.error_format, exchange):
         exchange.respond(refusal.status, JSON + lines, refusal.envelope())
     else:
         exchange.respond(refusal.status, TEXT + lines, refusal.message.encode("utf-8", "replace") + b"\n")
+
+
+def end_killed(worker: Worker, exchange: Exchange, request_id: bytes) -> None:
+    """The caller's account has ended its streams: `data: [DONE]`, whatever had been said."""
+    if not exchange.started:
+        exchange.start(200, b"%bx-request-id: %b\r\n%b" % (EVENTS, request_id, cors_lines(worker.origins, exchange)))
+    exchange.end(DONE)
 
 
 def wants_json(error_format: str, exchange: Exchange) -> bool:

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from waypost import config, errors
+from waypost import config, errors, journal_file
 from waypost.errors import Refusal
 from waypost.http.message import Limits
 from waypost.http.pool import Names
@@ -24,10 +25,17 @@ from waypost.ids import Minter
 from waypost.link import socket_path
 from waypost.worker import certificates, routes
 from waypost.worker.answers import refuse
+from waypost.worker.books import Books
 from waypost.worker.catalogue import Catalogue
+from waypost.worker.forward import keeper_pool
 from waypost.worker.identity import Identities
+from waypost.worker.journal import Journal
+from waypost.worker.key_set import fetcher
+from waypost.worker.leases import Leases
 from waypost.worker.link import Link
 from waypost.worker.natives import Natives
+from waypost.worker.prices import FRESH, Prices
+from waypost.worker.tokens import Tokens
 from waypost.worker.upstreams import Snapshot, find_target
 from waypost.worker.walk import Walk
 
@@ -46,9 +54,29 @@ class Worker:
         self.mint = Minter()
         self.deadlines = Deadlines(asyncio.get_running_loop())
         self.names = Names(self.deadlines)
-        self.link = Link(socket_path(data), lambda digest: self.identities.forget(digest), worker=number)
+        self.keeper = keeper_pool(data, self.deadlines, self.names)
+        self.journal = Journal(
+            journal_file.folder(data),
+            number,
+            secrets.token_hex(8),
+            max_bytes=settings.journal_max,
+            clock=self.clock,
+            loop=asyncio.get_running_loop(),
+            sync=settings.store.journal_sync,
+        )
+        self.leases = Leases()
+        self.link = Link(
+            socket_path(data),
+            lambda digest: self.identities.forget(digest),
+            worker=number,
+            journal=self.journal.name,
+            leases=self.leases,
+            on_kill=lambda account: self.books.kill_streams(account),
+        )
+        self.books = Books(self.leases, self.journal, settings, lambda: self.identities.look_ups)
         self.identities = Identities(self.link)
         self.natives = Natives(self.link)
+        self.prices = Prices(self.link)
         self.catalogue = Catalogue(self.link, self.natives)
         self.walks: set[Walk] = set()
         self._adopt(settings, Snapshot(settings, {}, self.deadlines, self.names))
@@ -58,6 +86,7 @@ class Worker:
         self.snapshot = snapshot
         self.natives.forget()
         self.catalogue.adopt(settings)
+        self.identities.adopt(settings, lambda url: fetcher(url, self.deadlines, self.names))
         self.error_format = settings.server.error_format
         self.origins = frozenset(origin.encode() for origin in settings.server.cors)
         self.keepalive = float(settings.server.keepalive)
@@ -65,6 +94,7 @@ class Worker:
     def reload(self, settings: config.Config) -> None:
         """Serve new requests by a new configuration; those in flight keep the old one. Raises config.ConfigError."""
         old = self.snapshot
+        self.books.adopt(settings)
         self._adopt(settings, Snapshot(settings, old.pools, self.deadlines, self.names))
         for target, pool in old.pools.items():
             if target not in self.snapshot.pools:
@@ -88,6 +118,7 @@ class Worker:
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """An error under an id of its own."""
+        self.books.refused(refusal.failure.code)
         refuse(self, exchange, refusal, self.mint())
 
     # What the walk asks
@@ -100,7 +131,9 @@ class Worker:
         """Empty when this worker may take traffic."""
         if self.server.draining:
             return "draining"
-        return "" if self.link.connected else "the keeper cannot be reached"
+        if not self.link.connected:
+            return "the keeper cannot be reached"
+        return self.link.trouble or self.journal.why_not
 
     # Life
 
@@ -110,6 +143,7 @@ class Worker:
         await self._wait_for_keeper(stop)
         await self.server.listen(sock, certificates.listener_context(self.snapshot.settings.server.tls))
         self.catalogue.start()
+        ticking = asyncio.create_task(self._tick())
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again
         gc.set_threshold(10_000, 10, 10)  # requests leave no cycles behind; this is for what others leave
@@ -118,10 +152,24 @@ class Worker:
             for walk in list(self.walks):
                 walk.cancel()
             await self.server.drain(DRAIN_MARGIN)
+        ticking.cancel()
         self.catalogue.close()
+        self.books.tick()
+        self.journal.close()
         await self.link.close()
+        self.keeper.close()
         self.names.close()
         self.deadlines.close()
+
+    async def _tick(self) -> None:
+        """Once a second, what has been counted; once an hour, prices are looked at again."""
+        repriced = self.clock()
+        while True:
+            await asyncio.sleep(1.0)
+            self.books.tick()
+            if self.clock() - repriced >= FRESH:
+                repriced = self.clock()
+                self.snapshot.admitted.clear()
 
     async def _wait_for_keeper(self, stop: asyncio.Event) -> None:
         """So that whoever connects first is not told that keys cannot be checked; /readyz tells a keeper's absence."""
@@ -138,6 +186,8 @@ def check(settings: config.Config) -> None:
     for name, provider in settings.providers.items():
         find_target(name, provider)
         certificates.check_authorities(name, provider.ca)
+    if settings.jwt is not None:
+        Tokens(settings.jwt, settings.plans, None)
 
 
 def run_worker(

@@ -12,6 +12,7 @@ from waypost.formats.openai_chat import is_context_length, parse_error
 from waypost.http.client import BROKEN, BUSY, CLOSED, TIMEOUT, ClientConnection, UpstreamFailure, find_header
 from waypost.http.server import Exchange
 from waypost.http.timers import NEVER, Deadlines
+from waypost.worker.books import Entry
 from waypost.worker.relay import Relay, UpstreamError, WholeRelay
 from waypost.worker.upstreams import Upstream
 from waypost.worker.walk import Signal
@@ -29,7 +30,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """How an attempt ended. `code` is a row of the error table, or "" for a whole answer.
 
     `committed`: part of the answer has reached the caller, so no other upstream may take over.
-    `retry_after` is the upstream's own hint in seconds; `status` its status where a 4xx is passed on.
+    `retry_after` is the upstream's own hint in seconds; `status` its status where a 4xx is passed on, `upstream_status`
+    whatever it was, 0 if none came.
     """
 
     code: str
@@ -38,6 +40,7 @@ class Outcome(msgspec.Struct, frozen=True):
     status: int = 0
     param: str | None = None
     retry_after: int | None = None
+    upstream_status: int = 0
 
 
 ANSWERED = Outcome("", committed=True)
@@ -67,17 +70,19 @@ class Attempt:
         headers: bytes,
         keepalive: float,
         deadlines: Deadlines,
+        entry: Entry,
     ) -> None:
         """`headers` are those of a good answer; `keepalive` seconds of silence bring a comment (0: never)."""
         self._exchange = exchange
-        self._upstream = upstream
-        self._relay = relay
+        self.upstream = upstream
+        self.relay = relay
         self._headers = headers
         self._stream = not isinstance(relay, WholeRelay)
         self._keepalive = keepalive if self._stream and keepalive else NEVER
         # No limit can come nearer than this without a look at it in time, so reads need not touch the deadline.
         self._patience = self._keepalive if self._keepalive < upstream.patience else upstream.patience
         self._deadlines = deadlines
+        self._entry = entry
         self._ends = deadlines.now + upstream.timeouts.total  # when the whole answer must be here
         self._sent = 0.0
         self._over: Signal[Outcome] = Signal()
@@ -85,7 +90,7 @@ class Attempt:
     def run(self, request: bytes) -> Signal[Outcome]:
         """Send the request and see it through; await what this returns, then `close`."""
         self._request = request
-        connection = self._upstream.pool.take()
+        connection = self.upstream.pool.take()
         if connection is not None:
             self._send(connection)
         else:
@@ -93,7 +98,7 @@ class Attempt:
         return self._over
 
     def _connect(self) -> None:
-        self._connecting = asyncio.ensure_future(self._upstream.pool.connect(self._upstream.timeouts.connect))
+        self._connecting = asyncio.ensure_future(self.upstream.pool.connect(self.upstream.timeouts.connect))
         self._connecting.add_done_callback(self._connected)
 
     def _connected(self, connecting: asyncio.Future[ClientConnection]) -> None:
@@ -107,7 +112,7 @@ class Attempt:
         elif isinstance(failure, UpstreamFailure):
             self._settle(self._outcome_of(failure))
         else:
-            log.error("connecting to %s failed", self._upstream.provider, exc_info=failure)
+            log.error("connecting to %s failed", self.upstream.provider, exc_info=failure)
             self._settle(Outcome("PROVIDER_ERROR", "connecting failed"))
 
     def _send(self, connection: ClientConnection) -> None:
@@ -117,6 +122,11 @@ class Attempt:
         self.deadline = self._sent + self._patience
         self._deadlines.watched.add(self)
         connection.send(self._request, self)
+
+    @property
+    def was_sent(self) -> bool:
+        """The upstream has been asked, or is being asked."""
+        return self._sent > 0
 
     def close(self) -> None:
         """It is over: for the upstream too, where the answer is not whole because the caller left."""
@@ -150,7 +160,7 @@ class Attempt:
             if sum(map(len, self._body)) > ERROR_LIMIT:
                 self._give_up(self._failed_status())
             return
-        relay = self._relay
+        relay = self.relay
         try:
             out = relay.feed(data)
         except UpstreamError as error:
@@ -192,7 +202,7 @@ class Attempt:
     def _end(self, failure: UpstreamFailure | None = None) -> None:
         """No more bytes come: the relay says whether the answer is whole. `failure` is why, if the connection broke."""
         try:
-            out = self._relay.end()
+            out = self.relay.end()
         except UpstreamError as error:
             self._settle(self._outcome_of(failure or UpstreamFailure(BROKEN, str(error))))
         else:
@@ -200,6 +210,7 @@ class Attempt:
 
     def _finish(self, out: bytes) -> None:
         self.committed = True
+        self._entry.answered()  # in the books before the caller has it all
         if self._stream:
             self._start()
             self._exchange.end(out)
@@ -214,6 +225,7 @@ class Attempt:
         """From now on no other upstream may take over."""
         self._start()
         self.committed = True
+        self._entry.began_answer()
 
     def _start(self) -> None:
         if not self._exchange.started:
@@ -234,36 +246,37 @@ class Attempt:
     def _outcome_of(self, failure: UpstreamFailure) -> Outcome:
         code = FAILURE_CODES.get(failure.kind, "PROVIDER_ERROR")
         message = self._quoted(failure.message)
-        return Outcome(code, message, self.committed, retry_after=1 if failure.kind == BUSY else None)
+        hint = 1 if failure.kind == BUSY else None
+        return Outcome(code, message, self.committed, retry_after=hint, upstream_status=self._status)
 
     def _failed_status(self) -> Outcome:
         """What an answer that is not 200 means."""
         status = self._status
         message, code, param = parse_error(b"".join(self._body or ()))
-        message = self._upstream.redact(message)
+        message = self.upstream.redact(message)
         if status in CONTENT:
             row = "CONTEXT_LENGTH_EXCEEDED" if is_context_length(message, code) else "INVALID_REQUEST"
-            return Outcome(
-                row, message or f"The upstream refused the request (HTTP {status}).", status=status, param=param
-            )
-        if status in CREDENTIALS:
-            return Outcome("PROVIDER_ERROR", f"refused our credentials (HTTP {status})")
-        if status >= 500:  # what a broken server says may name its files, hosts and other people's requests
-            return Outcome("PROVIDER_ERROR", f"HTTP {status}")
+            message = message or f"The upstream refused the request (HTTP {status})."
+            return Outcome(row, message, status=status, param=param, upstream_status=status)
+        code, hint = "PROVIDER_ERROR", None
         said = f"HTTP {status}" + (f": {self._quoted(message)}" if message else "")
-        if status == 429:
-            return Outcome("UPSTREAM_RATE_LIMITED", said, retry_after=retry_after(self._head))
-        return Outcome("PROVIDER_ERROR", said)
+        if status in CREDENTIALS:
+            said = f"refused our credentials (HTTP {status})"
+        elif status >= 500:  # what a broken server says may name its files, hosts and other people's requests
+            said = f"HTTP {status}"
+        elif status == 429:
+            code, hint = "UPSTREAM_RATE_LIMITED", retry_after(self._head)
+        return Outcome(code, said, retry_after=hint, upstream_status=status)
 
     def _quoted(self, text: str) -> str:
         """An upstream's words as part of a sentence of ours: one line, not long, and none of our keys."""
-        return " ".join(self._upstream.redact(text).split())[:QUOTED]
+        return " ".join(self.upstream.redact(text).split())[:QUOTED]
 
     # Time and flow
 
     def expire(self) -> None:
         """Once in a while: time for a comment, or a timeout. Reads only note the time; here it is judged."""
-        now, timeouts = self._deadlines.now, self._upstream.timeouts
+        now, timeouts = self._deadlines.now, self.upstream.timeouts
         if self._heard:
             limit, what, seconds = self._heard + timeouts.idle, "idle", timeouts.idle
         else:

@@ -7,9 +7,26 @@ import logging
 import pathlib
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from waypost.link import Framed, LinkError, LinkLost
-from waypost.messages import AnyMessage, Failed, Forget, ForgetAll, Hello, Welcome
+from waypost.messages import (
+    PROTOCOL,
+    AnyMessage,
+    Failed,
+    Forget,
+    ForgetAccount,
+    ForgetAll,
+    Hello,
+    Holding,
+    KilledStreams,
+    KillStreams,
+    Trouble,
+    Welcome,
+)
+
+if TYPE_CHECKING:
+    from waypost.worker.leases import Leases
 
 logger = logging.getLogger("waypost.worker")
 
@@ -18,6 +35,9 @@ LAST_DELAY = 0.1
 """Seconds between attempts to connect: doubled from the first to the last, each times 0.5 to 1.5 by the dice."""
 
 HELLO_SECONDS = 2.0
+
+TOTALS = 20_000
+"""Totals of leases that go into one frame."""
 
 ANNOUNCED = 1.0
 """Seconds of an outage after which it is logged: more than keeper and worker take to start side by side."""
@@ -30,21 +50,32 @@ class KeeperUnavailable(Exception):
 class Link:
     """A connection to the keeper that comes back by itself.
 
-    `on_forget(digest)` is called when a key's identity may have changed, `on_forget(None)` when any may have: on every
-    connect too, because what the keeper said meanwhile was not heard. Until then the link is not `connected`.
+    `on_forget(digest)` is called when a key's identity may have changed, `on_forget(account)` when those of an
+    account's tokens may have, `on_forget(None)` when any may have: on every connect too, because what the keeper said
+    meanwhile was not heard. Until then the link is not `connected`.
+    `leases` hear of grants and recalls, and what they spend stands in the journal of the name `journal`.
+    `on_kill(account)` ends an account's streams and returns how many there were.
     """
 
     def __init__(
         self,
         path: pathlib.Path,
-        on_forget: Callable[[bytes | None], None],
+        on_forget: Callable[[bytes | str | None], None],
         *,
         worker: int = 0,
+        journal: str = "",
+        leases: Leases | None = None,
+        on_kill: Callable[[int], int] = lambda account: 0,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._path = path
         self._on_forget = on_forget
         self._worker = worker
+        self._journal = journal
+        self._leases = leases
+        self._on_kill = on_kill
+        if leases is not None:
+            leases.attach(self)
         self._dice = dice
         self._peer: Framed | None = None
         self._up = asyncio.Event()
@@ -52,6 +83,7 @@ class Link:
         self._connecting: asyncio.Task[None] | None = None
         self._complaint = ""
         self._is_announced = False
+        self.trouble = ""  # why the keeper wants no traffic here
 
     def start(self) -> None:
         """Begin to connect, in the background, for good."""
@@ -80,6 +112,11 @@ class Link:
             raise KeeperUnavailable("the keeper went away before it answered") from None
         except TimeoutError:
             raise KeeperUnavailable(f"the keeper did not answer in {timeout:g} s") from None
+
+    def push(self, message: AnyMessage) -> None:
+        """Tell the keeper; nothing happens while the link is down."""
+        if self._peer is not None:
+            self._peer.push(message)
 
     async def close(self) -> None:
         """Stop connecting and close the connection; open calls fail."""
@@ -113,7 +150,7 @@ class Link:
         loop = asyncio.get_running_loop()
         _, peer = await loop.create_unix_connection(lambda: Framed(self._receive, self._lose), str(self._path))
         try:
-            reply = await peer.call(Hello(self._worker), HELLO_SECONDS)
+            reply = await peer.call(self._hello(peer), HELLO_SECONDS)
             if not isinstance(reply, Welcome):
                 raise KeeperUnavailable(
                     reply.message if isinstance(reply, Failed) else "the keeper did not say welcome"
@@ -128,21 +165,43 @@ class Link:
         self._peer = peer
         self._lost.clear()
         self._up.set()
+        if self._leases is not None:
+            self._leases.linked()
         if self._is_announced:
             logger.warning("the link to the keeper is up again")
         self._is_announced = False
 
-    def _receive(self, _peer: Framed, _call_id: int, message: AnyMessage) -> None:
+    def _hello(self, peer: Framed) -> Hello:
+        if self._leases is None:
+            return Hello(self._worker)
+        totals = self._leases.totals()
+        while len(totals) > TOTALS:
+            ahead, totals = totals[:TOTALS], totals[TOTALS:]
+            peer.push(Holding(tuple(ahead)))
+        return Hello(self._worker, PROTOCOL, self._journal, tuple(totals), self._leases.is_fresh)
+
+    def _receive(self, peer: Framed, call_id: int, message: AnyMessage) -> None:
         if isinstance(message, Forget):
             self._on_forget(message.digest)
+        elif isinstance(message, ForgetAccount):
+            self._on_forget(message.account)
         elif isinstance(message, ForgetAll):
             self._on_forget(None)
+        elif isinstance(message, Trouble):
+            self.trouble = message.reason
+        elif isinstance(message, KillStreams):
+            peer.reply(call_id, KilledStreams(self._on_kill(message.account)))
+        elif self._leases is not None:
+            self._leases.receive(message, peer.push)
 
     def _lose(self, peer: Framed, _error: Exception | None) -> None:
         if peer is self._peer:
             self._peer = None
+            self.trouble = ""
             self._up.clear()
             self._lost.set()
+            if self._leases is not None:
+                self._leases.lost()
 
     def _announce(self) -> None:
         if not self._is_announced:  # once per outage, not per attempt

@@ -29,6 +29,7 @@ BODY_LIMIT = 32 * 1024 * 1024  # bytes of an upstream's whole answer
 EVENT_LIMIT = 4 * 1024 * 1024  # bytes of one event
 HELD_LIMIT = 256 * 1024  # bytes held back before the first meaningful event
 DONE = b"data: [DONE]\n\n"
+EMPTY_DELTA = len(b'{"content":""}')
 EMPTY = re.compile(rb"\[\s*\]")
 
 
@@ -48,12 +49,15 @@ class Stamp(msgspec.Struct, frozen=True):
     model: msgspec.Raw  # the caller's own spelling
     provider: msgspec.Raw
     latency_ms: Callable[[], int]
+    render_usage: Callable[[msgspec.Raw | None, int], msgspec.Raw]  # what the upstream said (or nothing) and `observed`
+    wants_cost: bool  # so that usage is rendered anew even where the upstream gave one
 
 
 class Relay(Protocol):
     """`feed` what arrived and send what it returns; `end` once the upstream's body is complete."""
 
     usage: msgspec.Raw | None  # as the upstream gave it
+    observed: int  # bytes of the model's words so far, about: what an estimate goes by if no usage comes
     done: bool  # the terminal marker has been seen: nothing more is to come
 
     def feed(self, data: bytes) -> bytes:
@@ -66,13 +70,14 @@ class Relay(Protocol):
 class WholeRelay:
     """Not streaming: one event, the whole answer."""
 
-    __slots__ = ("_parts", "_size", "_stamp", "done", "usage")
+    __slots__ = ("_parts", "_size", "_stamp", "done", "observed", "usage")
 
     def __init__(self, stamp: Stamp) -> None:
         self._stamp = stamp
         self._parts: list[bytes] = []
         self._size = 0
         self.usage: msgspec.Raw | None = None
+        self.observed = 0
         self.done = False
 
     def feed(self, data: bytes) -> bytes:
@@ -100,7 +105,12 @@ class WholeRelay:
         answer["model"] = stamp.model
         answer["provider"] = stamp.provider
         answer["latency_ms"] = msgspec.Raw(b"%d" % stamp.latency_ms())
-        self.usage = answer.get("usage")
+        usage = answer.get("usage")
+        if usage is not None and usage != NULL:
+            self.usage = usage
+        self.observed = len(choices)
+        if self.usage is None or stamp.wants_cost:
+            answer["usage"] = stamp.render_usage(self.usage, self.observed)
         self.done = True
         return encode(answer)
 
@@ -115,6 +125,7 @@ class Learned(msgspec.Struct, frozen=True):
     finish: bytes  # these three make an event one to be parsed
     usage: bytes
     empty: bytes
+    overhead: int  # bytes of a plain event without the model's words
     frame: tuple[bytes, bytes, bytes] | None  # what every plain event begins with, ours for it, and what it ends with
 
 
@@ -122,8 +133,8 @@ class StreamRelay:
     """Streaming: server-sent events, id and model the same in every chunk, the end never claimed without a marker."""
 
     __slots__ = (
-        "_committed", "_created", "_frame", "_held", "_include_usage", "_learned", "_pending", "_quick", "_stamp",
-        "_tail", "done", "finished", "usage",
+        "_committed", "_created", "_frame", "_held", "_include_usage", "_learned", "_overhead", "_pending", "_quick",
+        "_stamp", "_tail", "done", "finished", "observed", "usage",
     )  # fmt: skip
 
     def __init__(self, stamp: Stamp, include_usage: bool) -> None:
@@ -136,8 +147,10 @@ class StreamRelay:
         self._learned: Learned | None = None
         self._quick: Learned | None = None  # the same, while nothing is held, kept or pending
         self._frame: tuple[bytes, bytes, bytes] | None = None
+        self._overhead = 0
         self._created = msgspec.Raw(b"0")
         self.usage: msgspec.Raw | None = None
+        self.observed = 0
         self.finished = False  # a finish_reason has been seen
         self.done = False
 
@@ -149,6 +162,7 @@ class StreamRelay:
             begin, ours, end = frame
             is_plain = data.startswith(begin) and data.endswith(end) and data.find(b"\n\n") == len(data) - 2
             if is_plain and (data.isascii() or is_utf8(data)):
+                self.observed += len(data) - self._overhead
                 return ours + data[len(begin) :]
         learned = self._quick
         if learned is not None and data.endswith(b"\n\n"):
@@ -164,6 +178,7 @@ class StreamRelay:
                 and data.find(b'"error"') < 0
                 and (data.isascii() or is_utf8(data))
             ):
+                self.observed += len(data) - events * learned.overhead
                 return data.replace(learned.their_id, learned.our_id).replace(learned.their_model, learned.our_model)
         return self._feed_slowly(data)
 
@@ -189,6 +204,7 @@ class StreamRelay:
         is_quick = self._committed and self._held is None and not self._tail and not self.done
         self._quick = self._learned if is_quick else None
         self._frame = self._quick.frame if self._quick is not None else None
+        self._overhead = self._quick.overhead if self._quick is not None else 0
         return out
 
     def _normalised(self, data: bytes) -> bytes:
@@ -237,10 +253,11 @@ class StreamRelay:
                 return b""  # usage alone, which is kept for the end, or nothing that a client could read
             finish = any(choice.get("finish_reason", NULL) != NULL for choice in choices)
             meaningful = finish or any(is_meaningful(choice) for choice in choices)
+            self.observed += sum(map(said, choices))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamError("the upstream sent an event that is not a chat completion chunk") from None
         if self._learned is None:
-            self._learn(payload, chunk)
+            self._learn(payload, chunk, choices[0])
         self._created = chunk.get("created", self._created)
         chunk["id"] = self._stamp.id
         chunk["model"] = self._stamp.model
@@ -252,7 +269,7 @@ class StreamRelay:
             return out
         return out + render_event(chunk)
 
-    def _learn(self, payload: bytes, chunk: Fields) -> None:
+    def _learn(self, payload: bytes, chunk: Fields, choice: Fields) -> None:
         """How does this upstream write its JSON? Compact, or with a space after the colon; else stay slow."""
         their_id, their_model = bytes(chunk.get("id", NULL)), bytes(chunk.get("model", NULL))
         if not their_id.startswith(b'"') or not their_model.startswith(b'"'):
@@ -265,11 +282,12 @@ class StreamRelay:
                 our_model = b'"model"%b%b' % (colon, bytes(self._stamp.model))
                 begin, _, rest = payload.partition(b'"delta"%b{' % colon)
                 _, finish, end = rest.rpartition(b'"finish_reason"%bnull' % colon)
+                begin = b'data: %b"delta"%b{' % (begin, colon)
+                end = b"%b%b\n\n" % (finish, end)
                 frame = None
                 if finish and begin.count(id_needle) == begin.count(model_needle) == 1:
-                    begin = b'data: %b"delta"%b{' % (begin, colon)
                     ours = begin.replace(id_needle, our_id).replace(model_needle, our_model)
-                    frame = (begin, ours, b"%b%b\n\n" % (finish, end))
+                    frame = (begin, ours, end)
                 self._learned = Learned(
                     id_needle,
                     our_id,
@@ -278,6 +296,7 @@ class StreamRelay:
                     b'"finish_reason"%b"' % colon,
                     b'"usage"%b{' % colon,
                     b'"choices"%b[]' % colon,
+                    len(b"data: \n\n") + len(payload) - said(choice),
                     frame,
                 )
 
@@ -293,10 +312,13 @@ class StreamRelay:
         last, self._held = self._held, None
         if last is None:
             last = self._bare(msgspec.Raw(NO_CHANGE))
-        if self._include_usage and self.usage is not None:
+        if self._include_usage:
             out = render_event(last)
             last = self._bare(EMPTY_LIST)
-            last["usage"] = self.usage
+            usage = self.usage
+            if usage is None or self._stamp.wants_cost:
+                usage = self._stamp.render_usage(usage, self.observed)
+            last["usage"] = usage
         last["provider"] = self._stamp.provider
         last["latency_ms"] = msgspec.Raw(b"%d" % self._stamp.latency_ms())
         return out + render_event(last) + DONE
@@ -333,6 +355,11 @@ class StreamRelay:
 
 
 NO_CHANGE = b'[{"index":0,"delta":{},"finish_reason":null}]'
+
+
+def said(choice: Fields) -> int:
+    """Bytes of the model's words in one choice of a chunk, about."""
+    return max(0, len(memoryview(choice.get("delta", NULL))) - EMPTY_DELTA)
 
 
 def render_event(chunk: Fields) -> bytes:

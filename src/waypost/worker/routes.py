@@ -1,83 +1,137 @@
-"""Every route a worker answers, in one table: method, path, who may call it, and what answers."""
+"""Every route a worker answers: the rows of `waypost.api.endpoints`, each with its handler, and who may call it."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
+import re
 import urllib.parse
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from waypost.api.endpoints import ENDPOINTS, MEANINGS, Endpoint, Permission, permits
 from waypost.errors import Refusal
 from waypost.http.server import Exchange
 from waypost.messages import Identity
 from waypost.worker.answers import JSON, TEXT, cors_lines
+from waypost.worker.forward import forward
+from waypost.worker.identity import credential
 from waypost.worker.serve import chat_completions
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
 
 Handler = Callable[["Worker", Exchange], Coroutine[Any, None, None]]
-Answerer = Callable[["Worker", Exchange, Identity], Coroutine[Any, None, None]]
+Answerer = Callable[["Worker", Exchange, Identity | None], Coroutine[Any, None, None]]
+
+SEGMENT = re.compile(rb"[A-Za-z0-9_-]{1,64}").fullmatch
+"""What may stand for a plain name in braces: nothing that another reader of the path could take for something else."""
 
 
 class Route(msgspec.Struct, frozen=True):
-    """`path` ends in `/*` where the rest names an object. What `permission` asks for is checked in the handler.
+    """A row and what answers it."""
 
-    `public`: anyone; `key`: any good key; `inference`: a key that may infer, checked inside of the walk, where the
-    order of refusals is part of the contract.
-    """
-
-    method: Literal["GET", "POST"]
-    path: str
-    permission: Literal["public", "key", "inference"]
+    endpoint: Endpoint
     handler: Handler
 
+    def matches(self, path: bytes) -> bool:
+        """Is it this row's path? Compared byte by byte: `%2e`, `//` and capitals are what they are."""
+        prefix, parameter = self.endpoint.prefix.encode(), self.endpoint.parameter
+        if not parameter:
+            return path == prefix
+        rest = path.removeprefix(prefix)
+        return path.startswith(prefix) and (rest != b"" if parameter == "model" else SEGMENT(rest) is not None)
 
-def public(method: Literal["GET", "POST"], path: str, answerer: Callable[[Worker, Exchange], None]) -> Route:
-    """A route for anyone."""
 
-    async def handler(worker: Worker, exchange: Exchange) -> None:
-        answerer(worker, exchange)
-
-    return Route(method, path, "public", handler)
+# Permission
 
 
-def keyed(method: Literal["GET", "POST"], path: str, answerer: Answerer) -> Route:
-    """A route for any good key."""
+async def authorise(worker: Worker, exchange: Exchange, permission: Permission) -> Identity | None:
+    """The caller, if it may; None where nobody is asked who it is.
+
+    Raises Refusal AUTHENTICATION_ERROR, FORBIDDEN or UNAVAILABLE.
+    """
+    if permission == "public":
+        return None
+    if permission == "metrics":
+        check_metrics(worker, exchange)
+        return None
+    identity = worker.identities.known(exchange.head) or await worker.identities.identify(
+        exchange.head, exchange.address
+    )
+    if not permits(permission, identity):
+        raise Refusal("FORBIDDEN", f"This endpoint is for {MEANINGS[permission]}.")
+    return identity
+
+
+def check_metrics(worker: Worker, exchange: Exchange) -> None:
+    """Who may see the whole server's numbers is the operator's to say: no account's key is good for them."""
+    setting = worker.snapshot.settings.server.metrics.reveal()
+    if setting == "public":
+        return
+    if setting == "off":
+        raise Refusal("FORBIDDEN", 'Metrics are off: set metrics = "public", or to a token, under [server].')
+    if not hmac.compare_digest(credential(exchange.head), setting.encode()):
+        raise Refusal("AUTHENTICATION_ERROR", "Metrics take the token of server.metrics as `Authorization: Bearer …`.")
+
+
+def guarded(endpoint: Endpoint, answerer: Answerer) -> Handler:
+    """A handler that answers only whom the row lets."""
 
     async def handler(worker: Worker, exchange: Exchange) -> None:
         try:
-            identity = worker.identities.known(exchange.head) or await worker.identities.identify(exchange.head)
+            identity = await authorise(worker, exchange, endpoint.permission)
             await answerer(worker, exchange, identity)
         except Refusal as refusal:
             worker.refuse(exchange, refusal)
         except asyncio.CancelledError:
-            exchange.cut()  # the caller hung up while its key or its model was being looked up
+            exchange.cut()  # the caller hung up while its key or its answer was being looked up
 
-    return Route(method, path, "key", handler)
+    return handler
 
 
-def healthz(worker: Worker, exchange: Exchange) -> None:
+def kept(endpoint: Endpoint) -> Answerer:
+    """The keeper answers."""
+
+    async def answerer(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
+        await forward(worker, exchange, endpoint, identity)
+
+    return answerer
+
+
+# Answered here
+
+
+async def healthz(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
     """Alive: this process takes requests."""
     exchange.respond(200, TEXT, b"ok\n")
 
 
-def readyz(worker: Worker, exchange: Exchange) -> None:
+async def readyz(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
     """May take traffic; says why not."""
     why_not = worker.why_not_ready()
     exchange.respond(503 if why_not else 200, TEXT, (why_not or "ready").encode() + b"\n")
 
 
-async def list_models(worker: Worker, exchange: Exchange, identity: Identity) -> None:
+async def openapi(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
+    """The description of all this."""
+    from waypost.api.openapi import document  # only now: most workers are never asked
+
+    exchange.respond(200, JSON + cors_lines(worker.origins, exchange), document())
+
+
+async def list_models(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
     """`GET /v1/models`: what the caller's plan allows, as OpenAI lists it."""
+    assert identity is not None
     data = [card for name, card in worker.catalogue.cards.items() if worker.snapshot.allows(identity.plan, name)]
     answer(worker, exchange, {"object": "list", "data": data})
 
 
-async def show_model(worker: Worker, exchange: Exchange, identity: Identity) -> None:
+async def show_model(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
     """`GET /v1/models/{id}`; an id may have slashes, plain or as %2F."""
+    assert identity is not None
     asked = urllib.parse.unquote(exchange.path.decode("latin-1").removeprefix("/v1/models/"), errors="replace")
     name = asked if asked in worker.catalogue.cards else asked.rstrip("/")
     card = worker.catalogue.cards.get(name) or await worker.catalogue.find(worker.snapshot, name)
@@ -92,15 +146,29 @@ def answer(worker: Worker, exchange: Exchange, value: object) -> None:
     exchange.respond(200, JSON + lines + cors_lines(worker.origins, exchange), msgspec.json.encode(value))
 
 
-ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/chat/completions", "inference", chat_completions),
-    keyed("GET", "/v1/models", list_models),
-    keyed("GET", "/v1/models/*", show_model),
-    public("GET", "/healthz", healthz),
-    public("GET", "/readyz", readyz),
-)
+LOCAL: dict[str, Answerer] = {
+    "list_models": list_models,
+    "get_model": show_model,
+    "healthz": healthz,
+    "readyz": readyz,
+    "get_openapi": openapi,
+}
 
-EXACT: dict[tuple[str, bytes], Handler] = {(route.method, route.path.encode()): route.handler for route in ROUTES}
+
+def handler_of(endpoint: Endpoint) -> Handler:
+    """What answers a row. The walk asks for permission itself: there the order of refusals is part of the contract."""
+    if endpoint.name == "create_chat_completion":
+        return chat_completions
+    return guarded(endpoint, kept(endpoint) if endpoint.kept else LOCAL[endpoint.name])
+
+
+ROUTES: tuple[Route, ...] = tuple(Route(endpoint, handler_of(endpoint)) for endpoint in ENDPOINTS)
+
+EXACT: dict[tuple[str, bytes], Handler] = {
+    (route.endpoint.method, route.endpoint.path.encode()): route.handler
+    for route in ROUTES
+    if not route.endpoint.parameter
+}
 
 
 def find_handler(method: str, path: bytes) -> Handler:
@@ -113,25 +181,26 @@ def find_handler(method: str, path: bytes) -> Handler:
         return handler
     wanted = "GET" if method == "HEAD" else method
     trimmed = path.rstrip(b"/") or b"/"
-    matching = [route for route in ROUTES if matches(route.path.encode(), trimmed)]
+    matching = [route for route in ROUTES if route.matches(trimmed)]
     for route in matching:
-        if route.method == wanted:
+        if route.endpoint.method == wanted:
             return route.handler
     if matching:
-        raise Refusal("METHOD_NOT_ALLOWED", f"{method} is not for this endpoint; it takes {allowed(trimmed)}.")
+        raise not_allowed(method, trimmed)
     raise Refusal("NOT_FOUND", f"There is no {method} {path[:200].decode('latin-1')!r} here.")
 
 
-def matches(pattern: bytes, path: bytes) -> bool:
-    """Exact, or a `/*` with something behind it."""
-    if pattern.endswith(b"/*"):
-        return path.startswith(pattern[:-1]) and len(path) >= len(pattern)
-    return path == pattern
+def not_allowed(method: str, path: bytes) -> Refusal:
+    """The path is there, but not for this method; Allow says for which (RFC 9110 §15.5.6)."""
+    methods = allowed(path)
+    refusal = Refusal("METHOD_NOT_ALLOWED", f"{method} is not for this endpoint; it takes {methods}.")
+    refusal.lines = b"allow: %b\r\n" % methods.encode()
+    return refusal
 
 
 def allowed(path: bytes) -> str:
     """The methods of a path, for Allow and preflight answers; empty where there is no such path."""
-    methods = [route.method for route in ROUTES if matches(route.path.encode(), path.rstrip(b"/") or b"/")]
+    methods: list[str] = [route.endpoint.method for route in ROUTES if route.matches(path.rstrip(b"/") or b"/")]
     return ", ".join(dict.fromkeys([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])) if methods else ""
 
 

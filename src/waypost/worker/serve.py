@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from waypost import config
 from waypost.errors import Refusal
-from waypost.formats.openai_chat import parse_request, render_request
+from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
 from waypost.http.server import Exchange
 from waypost.messages import Identity
-from waypost.worker.answers import refuse, success_headers
+from waypost.worker.answers import end_killed, refuse, success_headers
 from waypost.worker.attempt import Attempt, Outcome
+from waypost.worker.books import Entry
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
 from waypost.worker.upstreams import Snapshot, Upstream
 
@@ -29,54 +31,91 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
     #    known whose it is, so that a stranger costs nothing.
     request_id = worker.mint()
     snapshot = worker.snapshot
+    entry: Entry | None = None
+    try:
+        # 2. Identify.
+        identity = worker.identities.known(exchange.head) or await worker.identities.identify(
+            exchange.head, exchange.address
+        )
+
+        # 3. Expand. Top-level fields are seen, prompts are not touched.
+        request = parse_request(exchange.body)
+
+        # 4. Admit: the model exists and plan and key include it, so its name stands for a chain of upstreams; and the
+        #    limits have room. From here on the books know the request, and it is settled however it ends.
+        chain = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
+        if chain is None:
+            chain = await find_chain(worker, snapshot, identity, request.model)
+        entry = worker.books.open(identity, request, exchange, chain, request_id)
+        if not entry.admit():
+            await entry.admit_slowly()
+        written = worker.journal.synced()
+        if written is not None:
+            await written
+
+        # 5. to 7.; a whole answer is settled as it leaves.
+        await answer(worker, exchange, entry, request, chain, request_id)
+
+        # 8. Settle. Every other ending comes through one of these.
+    except Refusal as refusal:
+        end(worker, exchange, refusal, request_id, entry)
+    except asyncio.CancelledError:
+        # The caller hung up (then nobody hears this), or ended its streams, or the worker's time to drain is over.
+        if entry is not None and entry.is_killed:
+            entry.ended_early("STREAM_KILLED")
+            end_killed(worker, exchange, request_id)
+            return
+        if entry is not None and exchange.is_gone:
+            entry.ended_early("CLIENT_GONE")
+        restarting = Refusal("UNAVAILABLE", "Waypost is restarting; try again.", retry_after=1)
+        end(worker, exchange, restarting, request_id, entry)
+    except Exception:
+        log.exception("%s failed", request_id.decode())
+        end(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id, entry)
+
+
+async def answer(
+    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, chain: list[Upstream], request_id: bytes
+) -> None:
+    """One upstream after the other, until one has answered. Raises Refusal if none did."""
     clock, arrived = worker.clock, exchange.arrived
 
     def latency_ms() -> int:
         return int((clock() - arrived) * 1000)
 
-    try:
-        # 2. Identify.
-        identity = worker.identities.known(exchange.head) or await worker.identities.identify(exchange.head)
+    failures: list[tuple[Upstream, Outcome]] = []
+    stamp_id = msgspec.Raw(b'"%b"' % request_id)
+    model = request.fields["model"]
+    for upstream in chain:  # 5. Route: the chain's own order
+        # 6. Attempt. Until its answer is committed, a failure of the upstream moves on to the next.
+        stamp = Stamp(stamp_id, model, upstream.name, latency_ms, entry.render_usage, request.wants_cost)
+        relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
+        headers = success_headers(worker, exchange, request, upstream, request_id)
+        attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines, entry)
+        entry.began(attempt)
+        began = clock()
+        try:
+            # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
+            body = render_request(request, upstream.model_field)
+            outcome = await attempt.run(upstream.render(body, request.stream))
+        finally:
+            attempt.close()
+        if not outcome.code:
+            return
+        entry.failed_attempt(outcome, int((clock() - began) * 1000))
+        if outcome.committed or not worker.may_go_on(outcome.code):
+            raise as_refusal(outcome)
+        log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
+        failures.append((upstream, outcome))
+    raise as_refusal(summary(failures))
 
-        # 3. Expand. Top-level fields are seen, prompts are not touched.
-        request = parse_request(exchange.body)
 
-        # 4. Admit: the model exists and the plan includes it; then its name stands for a chain of upstreams.
-        chain = snapshot.admitted.get((identity.kind, identity.plan, request.model))
-        if chain is None:
-            chain = await admit(worker, snapshot, identity, request.model)
-
-        failures: list[tuple[Upstream, Outcome]] = []
-        stamp_id = msgspec.Raw(b'"%b"' % request_id)
-        for upstream in chain:  # 5. Route: the chain's own order
-            # 6. Attempt. Until its answer is committed, a failure of the upstream moves on to the next.
-            stamp = Stamp(stamp_id, request.fields["model"], upstream.name, latency_ms)
-            relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
-            headers = success_headers(worker, exchange, request, upstream, request_id)
-            attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines)
-            try:
-                # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
-                body = render_request(request, upstream.model_field)
-                outcome = await attempt.run(upstream.render(body, request.stream))
-            finally:
-                attempt.close()
-            if not outcome.code:
-                return
-            if outcome.committed or not worker.may_go_on(outcome.code):
-                raise as_refusal(outcome)
-            log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
-            failures.append((upstream, outcome))
-
-        # 8. Settle. A whole answer has left above; every other ending comes through one of these.
-        raise as_refusal(summary(failures))
-    except Refusal as refusal:
-        refuse(worker, exchange, refusal, request_id)
-    except asyncio.CancelledError:
-        # The caller hung up (then nobody hears this), or the worker's time to drain is over.
-        refuse(worker, exchange, Refusal("UNAVAILABLE", "Waypost is restarting; try again.", retry_after=1), request_id)
-    except Exception:
-        log.exception("%s failed", request_id.decode())
-        refuse(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id)
+def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes, entry: Entry | None) -> None:
+    """Every ending that is not a whole answer: in the books first, then said."""
+    if entry is not None:
+        entry.refused(refusal)
+    worker.books.refused(refusal.failure.code)
+    refuse(worker, exchange, refusal, request_id)
 
 
 def no_such_model(model: str) -> Refusal:
@@ -85,7 +124,7 @@ def no_such_model(model: str) -> Refusal:
     return Refusal("INVALID_MODEL", message, param="model")
 
 
-async def admit(worker: Worker, snapshot: Snapshot, identity: Identity, model: str) -> list[Upstream]:
+async def find_chain(worker: Worker, snapshot: Snapshot, identity: Identity, model: str) -> list[Upstream]:
     """The chain for a caller's model, remembered. Raises Refusal INVALID_MODEL, FORBIDDEN or MODEL_NOT_ALLOWED."""
     chain = snapshot.chain(model) or await worker.natives.chain(snapshot, model)
     if chain is None:
@@ -94,7 +133,10 @@ async def admit(worker: Worker, snapshot: Snapshot, identity: Identity, model: s
         raise Refusal("FORBIDDEN", "A management key (rkm_…) manages and never infers; use an rk_ key.")
     if not snapshot.allows(identity.plan, model):
         raise Refusal("MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} does not include {model!r}.", param="model")
-    return snapshot.remember(identity.kind, identity.plan, model, chain)
+    if identity.models is not None and not any(config.covers(pattern, model) for pattern in identity.models):
+        raise Refusal("MODEL_NOT_ALLOWED", f"This key is not for {model!r}; its models are limited.", param="model")
+    await worker.prices.attach(snapshot, model, chain, worker.clock())
+    return snapshot.remember(identity, model, chain)
 
 
 def summary(failures: list[tuple[Upstream, Outcome]]) -> Outcome:

@@ -12,9 +12,12 @@ from waypost import __version__, config, providers
 from waypost.http.pool import Names, Pool, Target
 from waypost.http.proxy import proxy_for
 from waypost.http.timers import Deadlines
+from waypost.messages import Identity
+from waypost.pricing import Price
 
 IDLE_SECONDS = 4.0  # below the 5 s after which common servers close an unused connection
 REMEMBERED = 10_000  # answers to "does this plan include this model?"
+Admission = tuple[str, str, tuple[str, ...] | None, str]  # kind of key, its plan, its own patterns, and the model
 IMPROMPTU = 1000  # chains kept for names that stand in no configuration: `provider/model`, native ids
 
 
@@ -29,6 +32,7 @@ class Upstream:
         "name",
         "patience",
         "pool",
+        "price",
         "provider",
         "secrets",
         "timeouts",
@@ -37,6 +41,7 @@ class Upstream:
     def __init__(self, provider: str, model: str, settings: config.Provider, secrets: list[str], pool: Pool) -> None:
         self.provider = provider
         self.name = msgspec.Raw(msgspec.json.encode(provider))
+        self.price: Price | None = None  # `Prices.attach` finds it before the first request
         self.header = b"x-provider: %b\r\n" % provider.encode()
         self.model = model
         self.model_field = msgspec.Raw(msgspec.json.encode(model))
@@ -117,7 +122,7 @@ class Snapshot:
         self._impromptu: dict[str, list[Upstream]] = {}
         self.listed = listed_providers(settings)
         self._allowed: dict[tuple[str, str], bool] = {}
-        self.admitted: dict[tuple[str, str, str], list[Upstream]] = {}  # by kind of key, plan, and model
+        self.admitted: dict[Admission, list[Upstream]] = {}
 
     def _upstream(self, provider: str, model: str) -> Upstream:
         settings = self.settings.providers[provider]
@@ -140,11 +145,11 @@ class Snapshot:
         chain = self._impromptu[model] = [self._upstream(*link) for link in links]
         return chain
 
-    def remember(self, kind: str, plan: str, model: str, chain: list[Upstream]) -> list[Upstream]:
+    def remember(self, identity: Identity, model: str, chain: list[Upstream]) -> list[Upstream]:
         """Keep in `admitted` that such a key on this plan may have this model."""
         if len(self.admitted) >= REMEMBERED:
             self.admitted.clear()
-        self.admitted[kind, plan, model] = chain
+        self.admitted[identity.kind, identity.plan, identity.models, model] = chain
         return chain
 
     def allows(self, plan: str, model: str) -> bool:

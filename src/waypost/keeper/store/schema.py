@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    func,
+    insert,
+    inspect,
+    literal,
+    select,
+)
 
 from waypost.keeper.store.database import Database, UnusableDatabase
 from waypost.keeper.store.tables import metadata
 
-REVISIONS: tuple[str, ...] = ("0001",)
+REVISIONS: tuple[str, ...] = ("0001", "0002")
 """The migrations in order. Kept here as well because importing Alembic to ask takes longer than all else at a start."""
 
 HEAD = REVISIONS[-1]
+
+MIGRATION_LOCK = 0x77617970_6F7374
+"""PostgreSQL's advisory lock while a schema is looked at and changed: `waypost` in ASCII."""
 
 # Alembic's own table, described as Alembic creates it; apart from `metadata`, which Alembic compares with the database.
 _alembic = MetaData()
@@ -29,6 +45,8 @@ async def bring_up_to_date(database: Database) -> None:
 
 
 def _bring_up_to_date(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":  # several hosts may start at once
+        connection.execute(select(func.pg_advisory_xact_lock(literal(MIGRATION_LOCK, BigInteger))))
     tables = inspect(connection).get_table_names()
     if not tables:
         create(connection)

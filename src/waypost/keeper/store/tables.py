@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    text,
 )
 
 metadata = MetaData(
@@ -97,6 +98,8 @@ requests = Table(
     Column("latency", BigInteger, nullable=True),
     Column("raw", LargeBinary, nullable=True),
     Index("ix_requests_account_id_id", "account_id", "id"),
+    # The open ones: a handful, looked for at every start.
+    Index("ix_requests_open", "journal", sqlite_where=text("status IS NULL"), postgresql_where=text("status IS NULL")),
     sqlite_with_rowid=False,
 )
 

@@ -1,0 +1,447 @@
+"""A worker's part of the books: what a request takes of its caller's limits, and its lines in the journal.
+
+Every admitted request has one `Entry`, which is settled exactly once, in whichever way the request ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from waypost.config import Config
+from waypost.errors import Refusal
+from waypost.formats.openai_chat import ChatRequest, Fields, decode_fields, encode
+from waypost.formats.usage import estimate_completion, estimate_tokens, parse_usage
+from waypost.messages import Identity
+from waypost.policy.admission import OUTPUT_RESERVE, Meter, limit_lines, meters_of, refusal_of
+from waypost.pricing import Price, prompt_cost, reserve
+from waypost.pricing import cost as cost_of
+from waypost.records import Attempted, Opened, Priced, Settled, Tally, Usage
+from waypost.worker.journal import Journal, JournalUnavailable
+from waypost.worker.leases import Lease, Leases
+from waypost.worker.link import KeeperUnavailable
+
+if TYPE_CHECKING:
+    from waypost.http.server import Exchange
+    from waypost.worker.attempt import Attempt, Outcome
+    from waypost.worker.upstreams import Upstream
+
+SHORT = 4096  # bytes of a request that cannot hold an inline file to speak of
+PURSES = 20_000  # callers whose meters are at hand
+RAW_USAGE = 4096  # bytes of an upstream's own usage that a receipt keeps
+NOTHING = Usage()
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """What one request takes: units of leases, and the same by the meters' names, for the journal."""
+
+    takes: list[tuple[Lease, int]]
+    holds: tuple[tuple[str, int], ...]
+
+    def take(self) -> bool:
+        """All of it or nothing: False where some lease has not got enough."""
+        for lease, units in self.takes:
+            if lease.units < units:
+                return False
+        for lease, units in self.takes:
+            lease.units -= units
+        return True
+
+
+class Purse:
+    """One caller's meters in their current windows, and the charges that need no arithmetic."""
+
+    __slots__ = ("by_use", "ends", "identity", "leases", "money", "plain", "streaming", "tokens")
+
+    def __init__(self, identity: Identity, leases: list[tuple[Meter, Lease]]) -> None:
+        self.identity = identity
+        self.leases = leases
+        self.ends = min((meter.ends for meter, _ in leases if meter.ends), default=0)
+        self.tokens = [lease for meter, lease in leases if meter.what == "tokens"]
+        self.money = [lease for meter, lease in leases if meter.what == "money"]
+        self.by_use = bool(self.tokens or self.money)
+        self.plain = charge_of([lease for meter, lease in leases if meter.what == "requests"])
+        self.streaming = charge_of([lease for meter, lease in leases if meter.what in ("requests", "streams")])
+
+    def charge(self, stream: bool, tokens: int, cost: int) -> Charge:
+        """What a request takes that may use so many tokens and nano-dollars."""
+        charge = self.streaming if stream else self.plain
+        if not self.by_use:
+            return charge
+        takes, holds = [*charge.takes], [*charge.holds]
+        for lease in self.tokens:
+            takes.append((lease, tokens))
+            holds.append((lease.name, tokens))
+        for lease in self.money:
+            takes.append((lease, cost))
+            holds.append((lease.name, cost))
+        return Charge(takes, tuple(holds))
+
+    def meter(self, lease: Lease) -> Meter:
+        """The meter of one of the leases."""
+        return next(meter for meter, own in self.leases if own is lease)
+
+
+def charge_of(leases: list[Lease]) -> Charge:
+    """One unit of each."""
+    return Charge([(lease, 1) for lease in leases], tuple((lease.name, 1) for lease in leases))
+
+
+class Books:
+    """Owns the worker's purses and open entries; writes to its journal, and takes from its leases."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        journal: Journal,
+        settings: Config,
+        look_ups: Callable[[], int],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`look_ups`: how often keys have been looked up so far. `wall` gives seconds since 1970 UTC."""
+        self.leases = leases
+        self.journal = journal
+        self.wall = wall
+        self._plans = settings.plans
+        self._purses: dict[int, Purse] = {}
+        self._streams: dict[int, set[Entry]] = {}
+        self._refusals: dict[str, int] = {}
+        self.priced: set[str] = set()  # versions that the journal has
+        self._look_ups = look_ups
+        self._look_ups_told = 0
+
+    def adopt(self, settings: Config) -> None:
+        """A new configuration: limits may have changed, so every unit goes back and is asked for anew."""
+        self._plans = settings.plans
+        self._purses.clear()
+        self.leases.return_all()
+
+    # Admission
+
+    def purse(self, identity: Identity) -> Purse:
+        """The caller's meters as of now. Raises Refusal where the plan is no longer configured."""
+        purse = self._purses.get(id(identity))
+        now = self.wall()
+        if purse is None or (purse.ends and now >= purse.ends):
+            plan = self._plans.get(identity.plan)
+            if plan is None:
+                raise Refusal("MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} is not configured any more.")
+            if len(self._purses) >= PURSES:
+                self._purses.clear()
+            leases = [
+                (meter, self.leases.lease(meter.name, meter.limit, meter.ends))
+                for meter in meters_of(identity, plan, now)
+            ]
+            purse = self._purses[id(identity)] = Purse(identity, leases)
+        return purse
+
+    def open(
+        self, identity: Identity, request: ChatRequest, exchange: Exchange, chain: list[Upstream], request_id: bytes
+    ) -> Entry:
+        """A request's entry; its charge is to be taken, and its line written, by `Entry.admit`. Raises Refusal."""
+        purse = self.purse(identity)
+        body = exchange.body
+        # Where nothing is reserved by it, nobody is charged by it but for a request whose worker is killed.
+        estimate = estimate_tokens(body) if purse.by_use or len(body) > SHORT else len(body) // 4
+        tokens = cost = 0
+        if purse.by_use:
+            output = (request.max_output or OUTPUT_RESERVE) * request.choices
+            tokens = estimate + output
+            if purse.money:
+                cost = self._most(identity, chain, estimate, output)
+        charge = purse.charge(request.stream, tokens, cost)
+        return Entry(self, purse, charge, request, chain, estimate, request_id, exchange)
+
+    def _most(self, identity: Identity, chain: list[Upstream], prompt: int, completion: int) -> int:
+        """The most that a request may cost, whichever upstream serves it. Raises Refusal MODEL_NOT_PRICED."""
+        most = 0
+        for upstream in chain:
+            if upstream.price is not None:
+                most = max(most, reserve(upstream.price, prompt, completion))
+            elif self._plans[identity.plan].unpriced == "refuse":
+                message = (
+                    f"{upstream.provider}/{upstream.model} has no price, and this account's use is limited in money; "
+                    'its operator can set `price` on the model, or `unpriced = "allow"` on the plan.'
+                )
+                raise Refusal("MODEL_NOT_PRICED", message, param="model")
+        return most
+
+    # The journal
+
+    def write_opened(self, line: Opened) -> None:
+        """Must be in the journal before an upstream is asked. Raises Refusal UNAVAILABLE."""
+        try:
+            self.journal.append(line)
+        except JournalUnavailable as error:
+            raise Refusal("UNAVAILABLE", f"Requests cannot be written down: {error}", retry_after=5) from None
+
+    def name_price(self, price: Price) -> None:
+        """Write down what a price is, before the first line that names it."""
+        self.journal.append(Priced(price.version, price.terms))
+        self.priced.add(price.version)
+
+    def refused(self, code: str) -> None:
+        """Count a refusal."""
+        self._refusals[code] = self._refusals.get(code, 0) + 1
+
+    def tick(self) -> None:
+        """Once a second: write down what was counted."""
+        takes, look_ups = self.leases.counted(), self._look_ups() - self._look_ups_told
+        if self._refusals or takes or look_ups:
+            self.journal.append(Tally(int(self.wall() * 1000), self._refusals, takes, look_ups))
+            self._refusals = {}
+            self._look_ups_told += look_ups
+
+    # Streams of an account
+
+    def entered(self, entry: Entry) -> None:
+        """A stream is open."""
+        self._streams.setdefault(entry.account, set()).add(entry)
+
+    def left(self, entry: Entry) -> None:
+        """A stream is over."""
+        streams = self._streams.get(entry.account)
+        if streams is not None:
+            streams.discard(entry)
+            if not streams:
+                del self._streams[entry.account]
+
+    def kill_streams(self, account: int) -> int:
+        """End an account's streams, each with `[DONE]`; how many there were."""
+        entries = list(self._streams.get(account, ()))
+        for entry in entries:
+            entry.kill()
+        return len(entries)
+
+
+class Entry:
+    """One request's page: its charge, its lines, and its end."""
+
+    __slots__ = (
+        "_books", "_chain", "_charge", "_estimate", "_exchange", "_is_open", "_purse", "_request", "account", "attempt",
+        "attempts", "first_token", "id", "is_killed",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        books: Books,
+        purse: Purse,
+        charge: Charge,
+        request: ChatRequest,
+        chain: list[Upstream],
+        estimate: int,
+        request_id: bytes,
+        exchange: Exchange,
+    ) -> None:
+        self._books = books
+        self._purse = purse
+        self._charge = charge
+        self._request = request
+        self._chain = chain
+        self._estimate = estimate
+        self._exchange = exchange
+        self._is_open = False
+        self.id = request_id[-26:]
+        self.account = purse.identity.account_id
+        self.attempts = 0
+        self.first_token = 0
+        self.is_killed = False
+        self.attempt: Attempt | None = None  # the latest
+
+    # Admission
+
+    def admit(self) -> bool:
+        """Take the charge and write the opening line; False where a lease is short. Raises Refusal UNAVAILABLE."""
+        if not self._charge.take():
+            return False
+        books, identity, request = self._books, self._purse.identity, self._request
+        price = self._chain[0].price
+        line = Opened(
+            self.id,
+            int(books.wall() * 1000),
+            identity.account_id,
+            identity.key_id,
+            identity.plan,
+            request.model,
+            request.stream,
+            self._charge.holds,
+            self._estimate,
+            prompt_cost(price, self._estimate) if price is not None else 0,
+        )
+        try:
+            books.write_opened(line)
+        except Refusal:
+            for lease, units in self._charge.takes:
+                books.leases.give_back(lease, units)
+            raise
+        self._is_open = True
+        if request.stream:
+            books.entered(self)
+        return True
+
+    async def admit_slowly(self) -> None:
+        """`admit` with what the keeper still has. Raises Refusal: the limit that is full, or UNAVAILABLE."""
+        books, purse = self._books, self._purse
+        while True:
+            try:
+                short = await books.leases.more(self._charge.takes)
+            except KeeperUnavailable as error:
+                message = f"Your limits cannot be checked at this moment: {error}. Try again."
+                raise Refusal("UNAVAILABLE", message, retry_after=1) from None
+            if self.admit():
+                return
+            if short is not None:
+                break
+        lease, need = short
+        now = books.wall()
+        left = {own: own.remaining + own.units for _, own in purse.leases}
+        left[lease] = min(left[lease], need - 1)
+        refusal = refusal_of(purse.meter(lease), need, left[lease], now)
+        refusal.lines = limit_lines(
+            ((meter, left[own]) for meter, own in purse.leases if meter.what == "requests"), now
+        )
+        raise refusal
+
+    # On the way
+
+    def began(self, attempt: Attempt) -> None:
+        """Another attempt."""
+        self.attempts += 1
+        self.attempt = attempt
+
+    def failed_attempt(self, outcome: Outcome, milliseconds: int) -> None:
+        """The latest attempt brought no answer; another may follow."""
+        assert self.attempt is not None
+        upstream = self.attempt.upstream
+        line = Attempted(
+            self.id,
+            self.attempts,
+            int(self._books.wall() * 1000),
+            upstream.provider,
+            upstream.model,
+            outcome.code,
+            outcome.upstream_status,
+            milliseconds,
+        )
+        self._books.journal.append(line)
+
+    def began_answer(self) -> None:
+        """The first byte of an answer."""
+        if not self.first_token:
+            self.first_token = self._milliseconds() or 1
+
+    def render_usage(self, raw: msgspec.Raw | None, observed: int) -> msgspec.Raw:
+        """The usage that the caller sees where it is not the upstream's own: an estimate, or with its cost."""
+        usage, is_estimated = self._usage(raw, observed)
+        fields = decode_fields(raw) if raw is not None else render_plain_usage(usage)
+        if is_estimated:
+            fields["estimated"] = msgspec.Raw(b"true")
+        price = self.attempt.upstream.price if self.attempt is not None else None
+        if self._request.wants_cost and price is not None:
+            fields["cost"] = msgspec.Raw(dollars_json(cost_of(price, usage)))
+        return msgspec.Raw(encode(fields))
+
+    def kill(self) -> None:
+        """The account wants its streams to end."""
+        self.is_killed = True
+        on_gone = self._exchange.on_gone
+        if on_gone is not None:
+            on_gone()
+
+    # The end: exactly one of these, the first
+
+    def answered(self) -> None:
+        """The whole answer is about to leave."""
+        if self._request.stream:
+            self.began_answer()  # its first byte may be in the same read as its last
+        self._settle_used(200, "")
+
+    def refused(self, refusal: Refusal) -> None:
+        """No answer: the request is given back. Or one that broke off: what there was of it is charged."""
+        code = refusal.failure.code
+        if not self._exchange.started:
+            self._settle(refusal.status, code, 0, NOTHING, False, b"")
+        elif self.attempt is not None and self.attempt.relay.observed:
+            self._settle_used(200, code)
+        else:
+            self._settle(200, code, 0, NOTHING, False, b"")
+
+    def ended_early(self, code: str) -> None:
+        """The caller left, or ended its streams: charged for what an upstream has done for it, if one was asked."""
+        status = 200 if self._exchange.started else 0
+        if self.attempt is not None and self.attempt.was_sent:
+            self._settle_used(status, code)
+        else:
+            self._settle(status, code, 0, NOTHING, False, b"")
+
+    def _settle_used(self, status: int, code: str) -> None:
+        assert self.attempt is not None
+        relay = self.attempt.relay
+        usage, is_estimated = self._usage(relay.usage, relay.observed)
+        raw = bytes(relay.usage)[:RAW_USAGE] if relay.usage is not None else b""
+        self._settle(status, code, 1, usage, is_estimated, raw)
+
+    def _usage(self, raw: msgspec.Raw | None, observed: int) -> tuple[Usage, bool]:
+        usage = parse_usage(raw) if raw is not None else None
+        if usage is not None:
+            return usage, False
+        return Usage(fresh=estimate_tokens(self._exchange.body), output=estimate_completion(observed)), True
+
+    def _settle(self, status: int, code: str, requests: int, usage: Usage, estimated: bool, raw: bytes) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        books = self._books
+        upstream = self.attempt.upstream if self.attempt is not None else None
+        self.attempt = None  # or entry, attempt and relay would hold each other until the collector comes
+        tokens = usage.prompt + usage.completion if requests else 0
+        price, cost = "", 0
+        if upstream is not None and requests and upstream.price is not None:
+            price, cost = upstream.price.version, cost_of(upstream.price, usage)
+            if price not in books.priced:
+                books.name_price(upstream.price)
+        books.journal.append(
+            Settled(
+                self.id,
+                int(books.wall() * 1000),
+                status,
+                code,
+                upstream.provider if upstream is not None else "",
+                upstream.model if upstream is not None else "",
+                self.attempts,
+                requests,
+                tokens,
+                cost,
+                price,
+                usage,
+                estimated,
+                self.first_token,
+                self._milliseconds(),
+                raw,
+            )
+        )
+        books.leases.settle(self._charge.takes, requests, tokens, cost)
+        if self._request.stream:
+            books.left(self)
+
+    def _milliseconds(self) -> int:
+        return int((time.monotonic() - self._exchange.arrived) * 1000)
+
+
+def render_plain_usage(usage: Usage) -> Fields:
+    """OpenAI's usage object."""
+    counts = (
+        ("prompt_tokens", usage.prompt),
+        ("completion_tokens", usage.completion),
+        ("total_tokens", usage.prompt + usage.completion),
+    )
+    return {name: msgspec.Raw(b"%d" % value) for name, value in counts}
+
+
+def dollars_json(nano: int) -> bytes:
+    """Nano-dollars as a JSON number in USD, exact."""
+    whole, rest = divmod(nano, 10**9)
+    return b"%d.%s" % (whole, (b"%09d" % rest).rstrip(b"0") or b"0")

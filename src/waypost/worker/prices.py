@@ -1,0 +1,70 @@
+"""What a chain's upstreams cost: by the configuration, else by the keeper's price list; asked for once an hour."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from waypost.errors import Refusal
+from waypost.messages import AnyMessage, Failed, FindPrices, PriceRecords
+from waypost.pricing import Price, configured_price, listed_price
+from waypost.worker.link import KeeperUnavailable, Link
+from waypost.worker.upstreams import Snapshot, Upstream
+
+log = logging.getLogger("waypost.prices")
+
+FRESH = 3600.0  # seconds after which the list is asked again: prices change, and some have an hour
+KNOWN = 10_000  # prices that are kept
+
+
+class Prices:
+    """The prices that this worker has asked for, by provider and upstream model."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._known: dict[tuple[str, str], tuple[Price | None, float]] = {}
+
+    async def attach(self, snapshot: Snapshot, model: str, chain: Iterable[Upstream], now: float) -> None:
+        """Give each upstream its price, None where it has none. `now` in seconds of any clock that goes on.
+
+        Raises Refusal UNAVAILABLE if the keeper must be asked and cannot.
+        """
+        settings = snapshot.settings.models.get(model)
+        if settings is not None and settings.price is not None:
+            price = configured_price(settings.price)
+            for upstream in chain:
+                upstream.price = price
+            return
+        listed = [upstream for upstream in chain if upstream.provider in snapshot.listed]
+        missing = tuple(target for target in map(target_of, listed) if not self._is_fresh(target, now))
+        if missing:
+            await self._ask(missing, now)
+        for upstream in listed:
+            upstream.price = self._known[target_of(upstream)][0]
+
+    def _is_fresh(self, target: tuple[str, str], now: float) -> bool:
+        known = self._known.get(target)
+        return known is not None and now - known[1] < FRESH
+
+    async def _ask(self, targets: tuple[tuple[str, str], ...], now: float) -> None:
+        """From the keeper; what is known already does while the keeper is away."""
+        call = asyncio.ensure_future(self._link.call(FindPrices(targets)))
+        reply: AnyMessage
+        try:
+            reply = await asyncio.shield(call)
+        except KeeperUnavailable as error:
+            reply = Failed("UNAVAILABLE", str(error))
+        if not isinstance(reply, PriceRecords):
+            if all(target in self._known for target in targets):
+                return
+            raise Refusal("UNAVAILABLE", "Prices cannot be looked up at this moment; try again.", retry_after=1)
+        if len(self._known) + len(targets) > KNOWN:
+            self._known.clear()
+        for target, record in zip(targets, reply.rows, strict=True):
+            self._known[target] = (listed_price(record) if record is not None else None, now)
+
+
+def target_of(upstream: Upstream) -> tuple[str, str]:
+    """What the list is asked for."""
+    return upstream.provider, upstream.model
