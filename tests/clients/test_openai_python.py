@@ -204,8 +204,8 @@ def test_gateway_only_fields_stay_here_and_are_listed(
     raw.http_response.read()
     assert not GATEWAY_ONLY.keys() & arrived(mark).body.keys()
     assert arrived(mark).body["top_k"] == 5
-    # A session's id has nothing to be obeyed in: it is a hint, so nothing is lost by its staying here.
-    assert set(raw.headers["x-dropped-params"].split(", ")) == GATEWAY_ONLY.keys() - {"session_id"}
+    obeyed = {"provider", "models", "session_id"}
+    assert set(raw.headers["x-dropped-params"].split(", ")) == GATEWAY_ONLY.keys() - obeyed
 
 
 def test_null_in_a_gateway_only_field_asks_for_nothing(client: openai.OpenAI, arrived: Arrived, mark: str) -> None:

@@ -183,7 +183,10 @@ def row_of(fields: Mapping[str, object]) -> Row:
     usage = fields["usage"]
     return msgspec.convert(
         {
-            **{name: fields[name] for name in ("id", "model", "journal", "status", "code", "attempts", "tokens", "cost")},
+            **{
+                name: fields[name]
+                for name in ("id", "model", "journal", "status", "code", "attempts", "tokens", "cost")
+            },
             "requests": fields["requests"],
             "account": fields["account_id"],
             "at": float(fields["at"]) / 1000,  # type: ignore[arg-type]
@@ -239,9 +242,7 @@ def join(books: Books, log: list[Asked], exchanges: list[Exchange]) -> tuple[lis
     for asked in log:
         if asked.id:
             continue
-        fitting = [
-            row for row in unclaimed[asked.model] if asked.sent - SLACK <= row.at <= asked.ended + SLACK
-        ]
+        fitting = [row for row in unclaimed[asked.model] if asked.sent - SLACK <= row.at <= asked.ended + SLACK]
         for row in fitting:
             unclaimed[asked.model].remove(row)
         if len(fitting) > 1:

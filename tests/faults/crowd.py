@@ -78,7 +78,9 @@ def models(clients: int, kinds: tuple[Kind, ...] = KINDS) -> str:
     for client in range(clients):
         for kind in kinds:
             chain = json.dumps(CHAINS[kind])
-            lines.append(f'[models."route/c{client}-{kind}"]\nchain = {chain}\nprice = {{ input = "2", output = "8" }}\n')
+            lines.append(
+                f'[models."route/c{client}-{kind}"]\nchain = {chain}\nprice = {{ input = "2", output = "8" }}\n'
+            )
     return "".join(lines)
 
 

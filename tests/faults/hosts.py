@@ -1,9 +1,9 @@
 """A host under test: `waypost serve` on a data folder that outlives its processes, and the ways to break it.
 
-    with host(config, workers=2) as served:
-        key = served.key("account", "plan")
-        served.kill(served.workers()[0])       # the supervisor starts another
-        served.kill_all(); served.start()      # a crash of everything, and a new start on the same folder
+with host(config, workers=2) as served:
+    key = served.key("account", "plan")
+    served.kill(served.workers()[0])       # the supervisor starts another
+    served.kill_all(); served.start()      # a crash of everything, and a new start on the same folder
 """
 
 from __future__ import annotations
@@ -210,9 +210,7 @@ def _serves(pid: int, data: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def host(
-    config: str, *, workers: int = 2, command: Sequence[str] = (WAYPOST,), start: bool = True
-) -> Iterator[Host]:
+def host(config: str, *, workers: int = 2, command: Sequence[str] = (WAYPOST,), start: bool = True) -> Iterator[Host]:
     """A served folder that is gone with the block. To look at what went wrong, set `FAULTS_KEEP` to keep it."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="waypost-faults-"))
     served = Host(folder, config, workers, command)

@@ -24,7 +24,22 @@ def asked(number: int, status: int = 200, code: str = "", end: str = "whole") ->
     at = NOON + number
     text = f"nonce:n{number} yes" if status == 200 else ""
     usage = {"total_tokens": 12} if status == 200 else None
-    return Asked(f"nonce:n{number}", 0, "one", "m", "plain", at, at + 0.2, at + 0.3, status, f"id{number}", code, end, usage, text)
+    return Asked(
+        f"nonce:n{number}",
+        0,
+        "one",
+        "m",
+        "plain",
+        at,
+        at + 0.2,
+        at + 0.3,
+        status,
+        f"id{number}",
+        code,
+        end,
+        usage,
+        text,
+    )
 
 
 def row(number: int, **fields: Any) -> Row:
@@ -37,7 +52,9 @@ def row(number: int, **fields: Any) -> Row:
 
 def exchange(number: int) -> Exchange:
     usage = {"prompt_tokens": 8, "completion_tokens": 4, "total_tokens": 12}
-    return Exchange(number, 1, NOON + number, "POST", "/", nonce=f"nonce:n{number}", end="complete", status=200, usage=usage)
+    return Exchange(
+        number, 1, NOON + number, "POST", "/", nonce=f"nonce:n{number}", end="complete", status=200, usage=usage
+    )
 
 
 class Scene(msgspec.Struct):

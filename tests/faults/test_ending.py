@@ -20,9 +20,7 @@ STREAMS = 12
 def begun(served: Host, simulator: Running, kind: str, pool: ThreadPoolExecutor) -> Future[list[Asked]]:
     """Streams, each at an upstream already."""
     who = Who("streaming", served.key("streaming", "streams"))
-    future = pool.submit(
-        burst, served.address, who, STREAMS, mark=kind, parallel=STREAMS, kind=kind, clients=STREAMS
-    )
+    future = pool.submit(burst, served.address, who, STREAMS, mark=kind, parallel=STREAMS, kind=kind, clients=STREAMS)
     wait_until(lambda: simulator.get("/journal/summary")["open"] == STREAMS, "all streams to be under way")
     return future
 

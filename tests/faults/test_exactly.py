@@ -27,7 +27,9 @@ requests = { day = 1000 }
 
 
 @contextlib.contextmanager
-def hosts(store: str, workers: int, count: int, postgres: PostgresServer, base: str) -> Iterator[tuple[list[Host], str]]:
+def hosts(
+    store: str, workers: int, count: int, postgres: PostgresServer, base: str
+) -> Iterator[tuple[list[Host], str]]:
     """`count` hosts on one database, and its URL."""
     config = provider("sim", base) + models(1, ("plain",)) + PLANS
     with contextlib.ExitStack() as stack:

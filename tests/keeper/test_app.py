@@ -38,7 +38,12 @@ def test_it_stops_on_both_signals_and_leaves_neither_socket_nor_log():
     for how in (signal.SIGTERM, signal.SIGINT):
         with running_keeper() as keeper:
             assert keeper.stop(how) == (0, "")
-            assert sorted(path.name for path in keeper.data.iterdir()) == ["host", "journal", "keeper.lock", "waypost.db"]
+            assert sorted(path.name for path in keeper.data.iterdir()) == [
+                "host",
+                "journal",
+                "keeper.lock",
+                "waypost.db",
+            ]
 
 
 def test_it_stops_when_its_parent_is_gone():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -45,9 +45,12 @@ class Target(msgspec.Struct, frozen=True, eq=False):
 
 
 class Candidate:
-    """A target with one of its keys: what one attempt goes to, and the state that is kept of it."""
+    """A target with one of its keys: what one attempt goes to, and the state that is kept of it.
 
-    __slots__ = ("breaker", "budget", "key", "lane", "speed", "target", "weight")
+    `upstream` is for whoever carries out attempts: what it needs to make one here.
+    """
+
+    __slots__ = ("breaker", "budget", "key", "lane", "speed", "target", "upstream", "weight")
 
     def __init__(self, target: Target, key: str, weight: float, health: Health) -> None:
         self.target = target
@@ -57,6 +60,7 @@ class Candidate:
         self.breaker: Breaker = health.breaker(self.lane)
         self.speed: Speed = health.speed(target.provider, target.model)
         self.budget: RetryBudget = health.budget(target.provider)
+        self.upstream: Any = None
 
     def __repr__(self) -> str:
         return f"{self.target.provider}/{self.target.model}#{self.key}"
@@ -100,10 +104,14 @@ class Chain:
     """A model's targets in order, and how to choose among them.
 
     `plain` is the plan for a request that asks for nothing special on a day without trouble; None where every request
-    has to be looked at.
+    has to be looked at. `picky`: not every target takes every request; `tightest` is the smallest context, in tokens,
+    where they differ, else 0.
     """
 
-    __slots__ = ("fallbacks", "larger", "name", "picky", "plain", "sticky", "strategy", "strict", "targets", "wanders")
+    __slots__ = (
+        "fallbacks", "larger", "name", "picky", "plain", "sticky", "strategy", "strict", "targets", "tightest",
+        "wanders",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -132,9 +140,11 @@ class Chain:
             tuple(Candidate(target, key, weight, health) for key, weight in target.keys) for target in targets
         )
         self.wanders = strategy in ("weighted", "latency") or any(len(keys) > 1 for keys in self.targets)
-        # What a request needs has to be known only where some target might not have it.
-        needs = any(target.modalities is not None or target.context is not None for target in targets)
-        self.picky: bool = needs or any(chain.picky for chain in self.fallbacks)
+        # What a request needs has to be known only where some target might not have it and another might.
+        everybody = [keys[0].target for chain in (self, *self.fallbacks) for keys in chain.targets]
+        contexts = {target.context for target in everybody}
+        self.tightest = min((context for context in contexts if context), default=0) if len(contexts) > 1 else 0
+        self.picky = bool(self.tightest) or any(target.modalities is not None for target in everybody)
         self.plain = self._plain() if self._is_plain else None
 
     @property

@@ -7,7 +7,6 @@ is refused, never skipped: a caller who asks that nobody keeps its data must not
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Literal
 
@@ -164,19 +163,18 @@ SUFFIXES: dict[str, dict[str, object]] = {
 }
 
 
-def split_suffixes(model: str, exists: Callable[[str], bool]) -> tuple[str, tuple[str, ...]]:
-    """A name → the name that exists, and its suffixes from right to left. Ids may have colons: a literal one wins.
+def readings(model: str) -> list[tuple[str, tuple[str, ...]]]:
+    """What a name may mean: itself, or a shorter one with suffixes, from right to left. The first that exists counts.
 
-    A name of which nothing exists comes back as it was, without suffixes.
+    Ids may have colons of their own, so a literal one goes first.
     """
-    suffixes: list[str] = []
-    name = model
-    while not exists(name):
-        name, colon, suffix = name.rpartition(":")
-        if not colon or suffix not in SUFFIXES:
-            return model, ()
-        suffixes.append(suffix)
-    return name, tuple(suffixes)
+    found: list[tuple[str, tuple[str, ...]]] = [(model, ())]
+    while True:
+        name, suffixes = found[-1]
+        name, _, suffix = name.rpartition(":")
+        if not name or suffix not in SUFFIXES:
+            return found
+        found.append((name, (*suffixes, suffix)))
 
 
 def with_suffixes(preferences: Preferences, suffixes: tuple[str, ...]) -> Preferences:

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import pathlib
+import random
 import secrets
 import signal
 import socket
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from waypost import config, errors, journal_file
+from waypost import config, journal_file
 from waypost.errors import Refusal
 from waypost.http.message import Limits
 from waypost.http.pool import Names
@@ -23,6 +24,8 @@ from waypost.http.server import Exchange, Server
 from waypost.http.timers import Deadlines
 from waypost.ids import Minter
 from waypost.link import socket_path
+from waypost.policy.health import Health
+from waypost.policy.retry import RetrySettings
 from waypost.worker import certificates, routes
 from waypost.worker.answers import refuse
 from waypost.worker.books import Books
@@ -79,7 +82,9 @@ class Worker:
         self.prices = Prices(self.link)
         self.catalogue = Catalogue(self.link, self.natives)
         self.walks: set[Walk] = set()
-        self._adopt(settings, Snapshot(settings, {}, self.deadlines, self.names))
+        self.health = Health()
+        self.dice: Callable[[], float] = random.random
+        self._adopt(settings, Snapshot(settings, {}, self.deadlines, self.names, self.health))
         self.server = Server(self, Limits(body=settings.max_body), self.deadlines, self.clock)
 
     def _adopt(self, settings: config.Config, snapshot: Snapshot) -> None:
@@ -90,12 +95,16 @@ class Worker:
         self.error_format = settings.server.error_format
         self.origins = frozenset(origin.encode() for origin in settings.server.cors)
         self.keepalive = float(settings.server.keepalive)
+        self.client_retries = settings.routing.client_retries
+        self.retries = RetrySettings(attempts=settings.routing.attempts)
 
     def reload(self, settings: config.Config) -> None:
         """Serve new requests by a new configuration; those in flight keep the old one. Raises config.ConfigError."""
         old = self.snapshot
         self.books.adopt(settings)
-        self._adopt(settings, Snapshot(settings, old.pools, self.deadlines, self.names))
+        snapshot = Snapshot(settings, old.pools, self.deadlines, self.names, self.health)
+        snapshot.inherit(old)
+        self._adopt(settings, snapshot)
         for target, pool in old.pools.items():
             if target not in self.snapshot.pools:
                 pool.close()
@@ -122,10 +131,6 @@ class Worker:
         refuse(self, exchange, refusal, self.mint())
 
     # What the walk asks
-
-    def may_go_on(self, code: str) -> bool:
-        """May another upstream be tried after this failure?"""
-        return errors.BY_CODE[code].chain
 
     def why_not_ready(self) -> str:
         """Empty when this worker may take traffic."""
@@ -169,7 +174,7 @@ class Worker:
             self.books.tick()
             if self.clock() - repriced >= FRESH:
                 repriced = self.clock()
-                self.snapshot.admitted.clear()
+                self.snapshot.reprice()
 
     async def _wait_for_keeper(self, stop: asyncio.Event) -> None:
         """So that whoever connects first is not told that keys cannot be checked; /readyz tells a keeper's absence."""

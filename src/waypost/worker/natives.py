@@ -7,7 +7,7 @@ import asyncio
 from waypost.errors import Refusal
 from waypost.messages import FindNative, NativeRecord, NativeRecords
 from waypost.worker.link import KeeperUnavailable, Link
-from waypost.worker.upstreams import Snapshot, Upstream
+from waypost.worker.upstreams import Links, Snapshot
 
 LONGEST_ID = 256
 """Characters: the longest that the list has is 61."""
@@ -35,16 +35,16 @@ class Natives:
     def __len__(self) -> int:
         return len(self._known) + len(self._unknown)
 
-    async def chain(self, snapshot: Snapshot, model: str) -> list[Upstream] | None:
-        """The upstreams that serve a name which `snapshot.chain` does not know, there from now on; None if none does.
+    async def links(self, snapshot: Snapshot, model: str) -> Links | None:
+        """The links to whoever serves a name that `snapshot.links` does not know, there from now on; None: nobody.
 
         Raises Refusal UNAVAILABLE when the keeper cannot say.
         """
         records = await self.find(snapshot.listed, model)
-        return snapshot.add_chain(model, [(record.provider, record.id) for record in records]) if records else None
+        return snapshot.add_links(model, [(record.provider, record.id) for record in records]) if records else None
 
     async def find(self, providers: tuple[str, ...], model: str) -> Records:
-        """What the list says of a model at those of `providers` that serve it. Raises Refusal as `chain` does."""
+        """What the list says of a model at those of `providers` that serve it. Raises Refusal as `links` does."""
         if not providers or len(model) > LONGEST_ID or model.startswith("route/"):  # `route/` is the operator's
             return ()
         asked = (providers, model)

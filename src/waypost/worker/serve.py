@@ -6,18 +6,16 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from waypost import config
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
 from waypost.http.server import Exchange
-from waypost.messages import Identity
-from waypost.worker.answers import end_killed, refuse, success_headers
-from waypost.worker.attempt import Attempt, Outcome
+from waypost.policy.routing import plan
+from waypost.policy.routing import refusal as nobody
+from waypost.policy.trail import NOWHERE, Trail
+from waypost.worker.answers import end_killed, refuse
 from waypost.worker.books import Entry
-from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
-from waypost.worker.upstreams import Snapshot, Upstream
+from waypost.worker.resolve import Resolved, conversation_of, needs, resolve
+from waypost.worker.tries import Tries, pause
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
@@ -43,10 +41,10 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
 
         # 4. Admit: the model exists and plan and key include it, so its name stands for a chain of upstreams; and the
         #    limits have room. From here on the books know the request, and it is settled however it ends.
-        chain = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
-        if chain is None:
-            chain = await find_chain(worker, snapshot, identity, request.model)
-        entry = worker.books.open(identity, request, exchange, chain, request_id)
+        found = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
+        if found is None or request.steers:
+            found = await resolve(worker, snapshot, identity, request)
+        entry = worker.books.open(identity, request, exchange, found.upstreams, request_id)
         if not entry.admit():
             await entry.admit_slowly()
         written = worker.journal.synced()
@@ -54,7 +52,7 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
             await written
 
         # 5. to 7.; a whole answer is settled as it leaves.
-        await answer(worker, exchange, entry, request, chain, request_id)
+        await answer(worker, exchange, entry, request, found, request_id)
 
         # 8. Settle. Every other ending comes through one of these.
     except Refusal as refusal:
@@ -75,39 +73,42 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
 
 
 async def answer(
-    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, chain: list[Upstream], request_id: bytes
+    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved, request_id: bytes
 ) -> None:
     """One upstream after the other, until one has answered. Raises Refusal if none did."""
-    clock, arrived = worker.clock, exchange.arrived
-
-    def latency_ms() -> int:
-        return int((clock() - arrived) * 1000)
-
-    failures: list[tuple[Upstream, Outcome]] = []
-    stamp_id = msgspec.Raw(b'"%b"' % request_id)
-    model = request.fields["model"]
-    for upstream in chain:  # 5. Route: the chain's own order
-        # 6. Attempt. Until its answer is committed, a failure of the upstream moves on to the next.
-        stamp = Stamp(stamp_id, model, upstream.name, latency_ms, entry.render_usage, request.wants_cost)
-        relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
-        headers = success_headers(worker, exchange, request, upstream, request_id)
-        attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines, entry)
-        entry.began(attempt)
-        began = clock()
-        try:
-            # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
-            body = render_request(request, upstream.model_field)
-            outcome = await attempt.run(upstream.render(body, request.stream))
-        finally:
-            attempt.close()
-        if not outcome.code:
-            return
-        entry.failed_attempt(outcome, int((clock() - began) * 1000))
-        if outcome.committed or not worker.may_go_on(outcome.code):
-            raise as_refusal(outcome)
-        log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
-        failures.append((upstream, outcome))
-    raise as_refusal(summary(failures))
+    # 5. Route: who is asked, in which order, and how long all of it may take.
+    clock, route, asked = worker.clock, found.route, found.asked
+    chain, deadline = route.chain, exchange.arrived + route.deadline
+    if chain.picky or request.steers:
+        asked = needs(chain, asked, exchange.body, request.fields["messages"])
+    conversation = conversation_of(entry.identity, request, exchange)
+    chosen = plan(chain, asked, conversation, clock(), worker.dice)
+    if not chosen.candidates:
+        raise nobody(chosen)
+    trail = Trail(chosen, conversation, chain.sticky, deadline, worker.retries)
+    tries = Tries(worker, exchange, entry, request, request_id, chosen, trail, deadline)
+    try:
+        while (ticket := trail.begin(clock())) is not None:
+            # 6. Attempt. Until its answer is committed, a failure of the upstream moves on to the next.
+            attempt = tries.attempt(ticket)
+            try:
+                # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
+                upstream = attempt.upstream
+                body = render_request(request, upstream.model_field)
+                outcome = await attempt.run(upstream.render(body, request.stream))
+            finally:
+                attempt.close()
+            if outcome.kind is None:
+                tries.succeeded(ticket, attempt)
+                return
+            wait = tries.failed(ticket, outcome)
+            if wait == NOWHERE:
+                break
+            if wait:
+                await pause(wait)
+        raise tries.ending
+    finally:
+        trail.close()
 
 
 def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes, entry: Entry | None) -> None:
@@ -116,46 +117,3 @@ def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes,
         entry.refused(refusal)
     worker.books.refused(refusal.failure.code)
     refuse(worker, exchange, refusal, request_id)
-
-
-def no_such_model(model: str) -> Refusal:
-    """Neither configured nor a native id that some provider here serves."""
-    message = f"The model {model[:256]!r} does not exist here; GET /v1/models lists them."
-    return Refusal("INVALID_MODEL", message, param="model")
-
-
-async def find_chain(worker: Worker, snapshot: Snapshot, identity: Identity, model: str) -> list[Upstream]:
-    """The chain for a caller's model, remembered. Raises Refusal INVALID_MODEL, FORBIDDEN or MODEL_NOT_ALLOWED."""
-    chain = snapshot.chain(model) or await worker.natives.chain(snapshot, model)
-    if chain is None:
-        raise no_such_model(model)
-    if identity.kind != "inference":
-        raise Refusal("FORBIDDEN", "A management key (rkm_…) manages and never infers; use an rk_ key.")
-    if not snapshot.allows(identity.plan, model):
-        raise Refusal("MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} does not include {model!r}.", param="model")
-    if identity.models is not None and not any(config.covers(pattern, model) for pattern in identity.models):
-        raise Refusal("MODEL_NOT_ALLOWED", f"This key is not for {model!r}; its models are limited.", param="model")
-    await worker.prices.attach(snapshot, model, chain, worker.clock())
-    return snapshot.remember(identity, model, chain)
-
-
-def summary(failures: list[tuple[Upstream, Outcome]]) -> Outcome:
-    """What to say when no upstream answered: all of one kind keeps the kind, any mixture is PROVIDER_ERROR."""
-    codes = {outcome.code for _, outcome in failures}
-    hints = [outcome.retry_after for _, outcome in failures if outcome.retry_after is not None]
-    return Outcome(
-        codes.pop() if len(codes) == 1 else "PROVIDER_ERROR",
-        "; ".join(f"{upstream.provider}: {outcome.message}" for upstream, outcome in failures),
-        retry_after=min(hints, default=None),
-    )
-
-
-def as_refusal(outcome: Outcome) -> Refusal:
-    """An attempt's end as the error that the caller sees."""
-    return Refusal(
-        outcome.code,
-        outcome.message,
-        param=outcome.param,
-        status=outcome.status,
-        retry_after=outcome.retry_after,
-    )

@@ -1,0 +1,38 @@
+"""The `waypost` object: how an answer, or an error, came about, for callers who send `X-Waypost-Metadata: enabled`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from waypost.policy.chains import Plan
+from waypost.policy.trail import Trail
+
+
+def render_metadata(requested: str, plan: Plan, trail: Trail, now: float) -> msgspec.Raw:
+    """Requested name, what answers for it (null: nobody did), strategy, and every attempt; times in milliseconds."""
+    attempts: list[dict[str, Any]] = [
+        {
+            "provider": failure.lane[0],
+            "model": failure.lane[2],
+            "status": failure.status,
+            "error": failure.kind.name,
+            "ms": round(failure.took * 1000),
+        }
+        for failure in trail.failures
+    ]
+    resolved = None
+    answering = [ticket for ticket in trail.tickets if not ticket.is_over]
+    for ticket in answering:
+        provider, _, model = ticket.candidate.lane
+        resolved = f"{provider}/{model}"
+        attempts.append({"provider": provider, "model": model, "status": 200, "ms": round((now - ticket.began) * 1000)})
+    told = {
+        "requested": requested,
+        "resolved": resolved,
+        "strategy": plan.strategy,
+        "sticky": plan.sticky,
+        "attempts": attempts,
+    }
+    return msgspec.Raw(msgspec.json.encode(told))
