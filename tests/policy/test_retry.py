@@ -26,11 +26,11 @@ def test_three_are_always_possible_after_a_while() -> None:
     budget = RetryBudget()
     assert [budget.begin_again() for _ in range(4)] == [True, True, True, False]
     for _ in range(3):
-        budget.end_again()
+        budget.end(True)
     assert not budget.allows, "they are spent, in flight or not"
     for _ in range(SHARE):
         budget.begin()
-        budget.end()
+        budget.end(False)
     assert budget.begin_again() and not budget.begin_again()
 
 
@@ -62,7 +62,7 @@ class Machine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 30))
     def first_attempts_end(self, count: int) -> None:
         for _ in range(min(count, self.active)):
-            self.budget.end()
+            self.budget.end(False)
             self.active -= 1
 
     @rule(count=st.integers(1, 30))
@@ -76,7 +76,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.repeating)
     @rule()
     def repetition_ends(self) -> None:
-        self.budget.end_again()
+        self.budget.end(True)
         self.repeating -= 1
 
     @rule()

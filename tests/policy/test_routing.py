@@ -23,7 +23,7 @@ TOOL_TALK = b'[{"role":"user","content":"hi"},{"role":"tool","tool_call_id":"c",
 
 
 def conversation(messages: bytes = PLAIN_TALK) -> Conversation:
-    return Conversation("a1 m", messages)
+    return Conversation("a1", {"messages": messages})
 
 
 def chain(*targets: Target | str, health: Health | None = None, name: str = "m", **options: Any) -> Chain:
@@ -235,7 +235,7 @@ def test_a_conversation_goes_where_it_is_at_home() -> None:
     found = planned(subject)
     assert [c.lane[:2] for c in found.candidates] == [("b", "2"), ("b", "1"), ("a", "1"), ("c", "1")]
     assert found.sticky and found.home is subject.targets[0][0]
-    assert not planned(subject, Conversation("a2 m", PLAIN_TALK)).sticky
+    assert not planned(subject, Conversation("a2", {"messages": PLAIN_TALK})).sticky
     assert providers(planned(subject, order=("c",))) == "cabb", "the caller's order wins"
     assert providers(planned(subject, sort="price"))[0] == "b"
     open_breaker(subject.targets[1][1])

@@ -119,7 +119,7 @@ class World:
         self.repetitions: dict[str, int] = {}
         self.chains = [self.make_chain(number) for number in range(self.random.randint(1, 3))]
         self.lanes = sorted(self.health.breakers)
-        self.talks = [Conversation(f"a{number}", b"[]", header=b"s%d" % number) for number in range(6)]
+        self.talks = [Conversation(f"a{number}", {"session_id": b'"s%d"' % number}) for number in range(6)]
 
     def make_chain(self, number: int) -> Chain:
         dice = self.random
@@ -271,7 +271,7 @@ def test_a_healthy_second_answers_through_every_fault(fault: str) -> None:
     world.health = Health()
     subject = Chain("pair", [Target("a", "m"), Target("b", "m")], world.health)
     world.faults["a"] = (fault, world.now)
-    talks = [Conversation(f"a{number}", b"[]", header=b"s") for number in range(2000)]
+    talks = [Conversation(f"a{number}", {"session_id": b'"s"'}) for number in range(2000)]
     requests = []
     for talk in talks:
         requests.append(Request(world, subject, talk))

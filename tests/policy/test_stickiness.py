@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waypost.errors import Refusal
-from waypost.policy.stickiness import IDLE, MOST, Conversation, Sticky, check_session_id
+from waypost.policy.stickiness import IDLE, MOST, Conversation, Sticky
 
 LANE = ("provider", "1", "model")
 OTHER = ("other", "1", "model")
@@ -20,8 +19,12 @@ def message(role: str, content: Any = "x") -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def conversation(*messages: Any, scope: str = "a1 route/m", **named: Any) -> Conversation:
-    return Conversation(scope, json.dumps(list(messages)).encode(), **named)
+def conversation(*messages: Any, scope: str = "a1 route/m", header: bytes = b"", **named: bytes) -> Conversation:
+    return said(json.dumps(list(messages)).encode(), scope, header, **named)
+
+
+def said(messages: bytes, scope: str = "a1", header: bytes = b"", **named: bytes) -> Conversation:
+    return Conversation(scope, {"messages": messages, **named}, {b"x-session-id": header}.__getitem__)
 
 
 OPENING = (message("system", "You are kind."), message("user", [{"type": "text", "text": "Hello"}]))
@@ -67,7 +70,7 @@ def test_developer_is_system() -> None:
 
 @pytest.mark.parametrize("messages", [b"", b"[", b"[1,null,[]]", b'[{"role":7}]', b'{"role":"tool"}', b"[" * 2000])
 def test_messages_that_are_none_are_the_upstreams_to_refuse(messages: bytes) -> None:
-    odd = Conversation("a1", messages)
+    odd = said(messages)
     assert len(odd.name) == 16 and not odd.has_tool_results
 
 
@@ -76,17 +79,12 @@ def test_results_of_tool_calls(role: str) -> None:
     assert conversation(*OPENING, message("assistant"), message(role)).has_tool_results
     assert not conversation(*OPENING, message("user", f'"role":"{role}"')).has_tool_results
     escaped = json.dumps([message(role)]).replace(role, f"\\u{ord(role[0]):04x}{role[1:]}").encode()
-    assert Conversation("a1", escaped).has_tool_results
+    assert said(escaped).has_tool_results
 
 
-@pytest.mark.parametrize("raw", [b"7", b"{}", json.dumps("s" * 257).encode(), b'"\xff"'])
+@pytest.mark.parametrize("raw", [b"7", b"{}", b'"\xff"'])
 def test_a_session_id_that_is_none(raw: bytes) -> None:
-    with pytest.raises(Refusal) as refused:
-        check_session_id(raw)
-    assert refused.value.param == "session_id"
-    assert len(conversation(*OPENING, session_id=raw).name) == 16
-    check_session_id(b"null")
-    check_session_id(b'"fine"')
+    assert conversation(*OPENING, session_id=raw).name == conversation(*OPENING).name
 
 
 def test_ten_idle_minutes() -> None:

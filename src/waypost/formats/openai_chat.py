@@ -31,6 +31,7 @@ ONCE = (
     b'"models"',
 )
 MODEL_LENGTH = 256  # characters
+SESSION_LENGTH = 256
 
 decode_fields = msgspec.json.Decoder(Fields).decode
 decode_choices = msgspec.json.Decoder(list[Fields]).decode
@@ -82,6 +83,8 @@ def parse_request(body: bytes) -> ChatRequest:
         wants_cost = "usage" in fields and read_bool(parse_options(fields, "usage"), "include", "usage.include")
         include_usage = include_usage or (stream and wants_cost)
         steers = not STEERING.isdisjoint(fields)
+        if "session_id" in fields:
+            check_session_id(fields["session_id"])
     model = read_model(fields)
     return ChatRequest(fields, model, stream, include_usage, ignored, wants_cost, max_output, choices, steers)
 
@@ -124,6 +127,18 @@ def read_model(fields: Fields) -> str:
     if not model or len(model) > MODEL_LENGTH or not model.isprintable():
         raise invalid("model", f"must be 1 to {MODEL_LENGTH} printable characters")
     return model
+
+
+def check_session_id(raw: msgspec.Raw) -> None:
+    """The body's `session_id`: a string that names a conversation. Raises Refusal."""
+    if raw == NULL:
+        return
+    try:
+        text = decode_text(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise invalid("session_id", "must be a string") from None
+    if len(text) > SESSION_LENGTH:
+        raise invalid("session_id", f"at most {SESSION_LENGTH} characters")
 
 
 def read_bool(fields: Fields, name: str, shown: str = "") -> bool:

@@ -107,7 +107,7 @@ class Breaker:
 
     def succeeded(self, permit: int, now: float) -> None:
         """A whole answer. Whoever proves that it works closes it, unless the proof is older than the trouble."""
-        if not self._is_current(permit):
+        if permit != self.generation and not self._is_current(permit):
             return
         if self.is_open:
             self._close(now)

@@ -59,9 +59,11 @@ class RetryBudget:
         if self._saved < FLOOR * SHARE or self._saved < self.active:
             self._saved += 1
 
-    def end(self) -> None:
-        """A first attempt is over."""
+    def end(self, is_repetition: bool) -> None:
+        """An attempt is over."""
         self.active -= 1
+        if is_repetition:
+            self.repeating -= 1
 
     @property
     def allows(self) -> bool:
@@ -77,8 +79,3 @@ class RetryBudget:
         self.active += 1
         self.repeating += 1
         return True
-
-    def end_again(self) -> None:
-        """A repetition is over."""
-        self.active -= 1
-        self.repeating -= 1

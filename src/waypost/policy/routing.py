@@ -59,7 +59,7 @@ class Draft:
 def plan(chain: Chain, asked: Asked, conversation: Conversation, now: float, dice: Dice) -> Plan:
     """Whom to ask. A plan without candidates says in `dropped` why (`refusal` puts it into words)."""
     plain = chain.plain
-    if plain is not None and asked is ANYTHING and not chain.sticky:
+    if plain is not None and asked is ANYTHING and not chain.sticky.kept:
         # The usual case: an ordered chain, nothing special asked, nobody in trouble.
         if plain.forced:
             return plain
@@ -86,7 +86,7 @@ def consider(chain: Chain, asked: Asked, conversation: Conversation, now: float,
     candidates, names = flatten(draft, dice)
     home = candidates[0] if candidates else None
     stuck, has_results = None, False
-    if candidates and not wanted.order and chain.sticky:
+    if candidates and not wanted.order and chain.sticky.kept:
         candidates, names, stuck = stick(candidates, names, conversation, chain.sticky, now)
     if candidates and (chain.strict or (stuck is not None and not stuck.target.moves_tools)):
         has_results = conversation.has_tool_results

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from waypost.errors import Refusal
 from waypost.policy.failures import Lane
 
 IDLE = 600.0  # seconds
@@ -16,24 +15,24 @@ LENGTH = 256  # characters of a session's name
 
 
 class Sticky:
-    """Conversations of one chain, and where they are at home. After ten idle minutes they are forgotten."""
+    """Conversations of one chain, and where they are at home (`kept`). After ten idle minutes they are forgotten."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ("kept",)
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, tuple[Lane, float]] = {}
+        self.kept: dict[bytes, tuple[Lane, float]] = {}
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.kept)
 
     def find(self, conversation: bytes, now: float) -> Lane | None:
         """Where it is at home."""
-        kept = self._kept.get(conversation)
+        kept = self.kept.get(conversation)
         return kept[0] if kept is not None and now - kept[1] <= IDLE else None
 
     def keep(self, conversation: bytes, lane: Lane, now: float) -> None:
         """It has been answered there."""
-        kept = self._kept
+        kept = self.kept
         kept.pop(conversation, None)
         kept[conversation] = (lane, now)
         if len(kept) > MOST:
@@ -41,17 +40,17 @@ class Sticky:
 
     def forget(self, conversation: bytes) -> None:
         """It is at home nowhere in particular."""
-        self._kept.pop(conversation, None)
+        self.kept.pop(conversation, None)
 
     def release(self, conversation: bytes, lane: Lane) -> None:
         """That upstream failed it: whoever answers next may keep it."""
-        kept = self._kept.get(conversation)
+        kept = self.kept.get(conversation)
         if kept is not None and kept[0] == lane:
-            del self._kept[conversation]
+            del self.kept[conversation]
 
     def sweep(self, now: float) -> None:
         """Forget what is long idle, so that a table that is no longer needed is empty."""
-        kept = self._kept  # in the order of last use
+        kept = self.kept  # in the order of last use
         while kept:
             oldest = next(iter(kept))
             if now - kept[oldest][1] <= IDLE:
@@ -74,22 +73,15 @@ decode_text = msgspec.json.Decoder(str).decode
 class Conversation:
     """What a request says about the conversation it belongs to. Nothing is read before it is asked for."""
 
-    __slots__ = ("_has_tool_results", "_header", "_messages", "_name", "_prompt_cache_key", "_scope", "_session_id")
+    __slots__ = ("_fields", "_has_tool_results", "_header", "_name", "_scope")
 
     def __init__(
-        self,
-        scope: str,
-        messages: bytes,
-        session_id: bytes | None = None,
-        header: bytes = b"",
-        prompt_cache_key: bytes | None = None,
+        self, scope: str, fields: Mapping[str, bytes], header: Callable[[bytes], bytes] = lambda name: b""
     ) -> None:
-        """`scope` keeps accounts and models apart. All but `header` (X-Session-Id) are raw JSON of the body."""
+        """`scope` keeps accounts apart. `fields` are the body's, raw JSON; `header` gives a header by its name."""
         self._scope = scope
-        self._messages = messages
-        self._session_id = session_id
+        self._fields = fields
         self._header = header
-        self._prompt_cache_key = prompt_cache_key
         self._name = b""
         self._has_tool_results: bool | None = None
 
@@ -97,9 +89,11 @@ class Conversation:
     def name(self) -> bytes:
         """16 bytes, the same for all turns: from what the caller calls it, else from how it opens."""
         if not self._name:
+            fields = self._fields
             digest = hashlib.blake2b(self._scope.encode(), digest_size=16)
-            named = text_of(self._session_id) or self._header.strip()[:LENGTH] or text_of(self._prompt_cache_key)
-            for part in (b"named", named) if named else (b"opening", *opening(self._messages)):
+            named = text_of(fields.get("session_id")) or self._header(b"x-session-id").strip()[:LENGTH]
+            named = named or text_of(fields.get("prompt_cache_key"))
+            for part in (b"named", named) if named else (b"opening", *opening(fields.get("messages", b"[]"))):
                 digest.update(b"%d:%b" % (len(part), part))
             self._name = digest.digest()
         return self._name
@@ -108,26 +102,16 @@ class Conversation:
     def has_tool_results(self) -> bool:
         """Does it bring results of tool calls: a message whose role is `tool` or `function`?"""
         if self._has_tool_results is None:
-            self._has_tool_results = any(turn.role in ("tool", "function") for turn in turns(self._messages))
+            self._has_tool_results = any(
+                turn.role in ("tool", "function") for turn in turns(self._fields.get("messages", b"[]"))
+            )
         return self._has_tool_results
-
-
-def check_session_id(raw: bytes) -> None:
-    """The body's `session_id`, JSON. Raises Refusal INVALID_REQUEST."""
-    if raw == b"null":
-        return
-    try:
-        text = decode_text(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise Refusal("INVALID_REQUEST", "session_id: must be a string.", param="session_id") from None
-    if len(text) > LENGTH:
-        raise Refusal("INVALID_REQUEST", f"session_id: at most {LENGTH} characters.", param="session_id")
 
 
 def text_of(raw: bytes | None) -> bytes:
     """A JSON string's text; empty where there is none."""
     try:
-        return decode_text(raw).encode() if raw else b""
+        return decode_text(raw).encode() if raw is not None else b""
     except (msgspec.DecodeError, UnicodeError):
         return b""
 

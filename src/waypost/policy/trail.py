@@ -40,19 +40,16 @@ class Ticket:
 
 
 class Trail:
-    """The attempts of one request. `deadline` is the end of the request's own time."""
+    """The attempts of one request. `deadline` is the end of the request's own time.
 
-    __slots__ = (
-        "_conversation",
-        "_deadline",
-        "_failed",
-        "_next",
-        "_plan",
-        "_settings",
-        "_sticky",
-        "failures",
-        "tickets",
-    )
+    `tickets` are all attempts in the order in which they began, `failures` what became of those that failed.
+    """
+
+    # What most requests never change stands on the class.
+    tickets: tuple[Ticket, ...] = ()
+    failures: tuple[Failed, ...] = ()
+    _failed: tuple[Ticket, ...] = ()  # in the order of `failures`
+    _next: Choice | None = None  # a repetition in its pause is in its provider's budget already
 
     def __init__(
         self,
@@ -67,10 +64,6 @@ class Trail:
         self._sticky = sticky
         self._deadline = deadline
         self._settings = settings
-        self._next: Choice | None = None  # a repetition in its pause is in its provider's budget already
-        self.tickets: list[Ticket] = []  # of all attempts, in the order in which they began
-        self._failed: list[Ticket] = []  # in the order of `failures`
-        self.failures: list[Failed] = []
 
     @property
     def ending(self) -> Ending:
@@ -81,16 +74,26 @@ class Trail:
 
     def begin(self, now: float) -> Ticket | None:
         """The first attempt, or the one that `failed` has chosen. None: there is nobody to ask any more."""
+        if not self.tickets:
+            plan = self._plan
+            if plan.candidates and not (candidate := plan.candidates[0]).breaker.until:
+                # The usual case, in line: nobody is in trouble. Every call that is saved here is saved by each request.
+                ticket = Ticket(candidate, plan.names[0], candidate.breaker.generation, now, False)
+                candidate.budget.begin()
+                candidate.speed.active += 1
+                self.tickets = (ticket,)
+                return ticket
+            return self._begin_first(now)
         choice, self._next = self._next, None
         if choice is None:
-            return self._begin_first(now) if not self.tickets else None
+            return None
         place, is_repetition = choice
         candidate = self._plan.candidates[place]
         permit = candidate.breaker.admit(now, forced=self._plan.forced and not is_repetition)
         if permit != REFUSED:
             return self._begun(place, permit, now, is_repetition)
         if is_repetition:
-            candidate.budget.end_again()
+            candidate.budget.end(True)
         choice = self._untried(now)  # its breaker has opened meanwhile
         if choice is None:
             return None
@@ -122,7 +125,7 @@ class Trail:
             candidate.budget.begin()
         candidate.speed.active += 1
         ticket = Ticket(candidate, self._plan.names[place], permit, now, is_repetition)
-        self.tickets.append(ticket)
+        self.tickets = (*self.tickets, ticket) if self.tickets else (ticket,)
         return ticket
 
     def _reserve(self, choice: Choice) -> None:
@@ -137,8 +140,10 @@ class Trail:
         """A whole answer, `first_token` seconds after the attempt began, of so many tokens (0: not known)."""
         if ticket.is_over:
             return
-        self._over(ticket)
         candidate = ticket.candidate
+        ticket.is_over = True
+        candidate.speed.active -= 1
+        candidate.budget.end(ticket.is_repetition)
         candidate.breaker.succeeded(ticket.permit, now)
         candidate.speed.note_first_token(first_token, now)
         if tokens:
@@ -146,9 +151,9 @@ class Trail:
         plan, sticky = self._plan, self._sticky
         if plan.keeps or candidate is not plan.home:
             sticky.keep(self._conversation.name, candidate.lane, now)
-        elif sticky:  # it is answered where it would go anyway: nothing to remember
+        elif sticky.kept:  # it is answered where it would go anyway: nothing to remember
             sticky.forget(self._conversation.name)
-        if sticky:
+        if sticky.kept:
             sticky.sweep(now)
 
     def failed(
@@ -176,10 +181,10 @@ class Trail:
         candidate.breaker.failed(ticket.permit, now, "failure" if used_it_up else kind.counts, retry_after)
         if kind.name in SILENT:
             candidate.speed.note_first_token(took, now)
-        if self._sticky and kind.spares != "request":
+        if self._sticky.kept and kind.spares != "request":
             self._sticky.release(self._conversation.name, candidate.lane)
-        self._failed.append(ticket)
-        self.failures.append(Failed(candidate.lane, kind, message, status, retry_after, took))
+        self._failed += (ticket,)
+        self.failures += (Failed(candidate.lane, kind, message, status, retry_after, took),)
         if committed or kind in FINAL or any(not other.is_over for other in self.tickets):
             return NOWHERE
         return self._choose(now, dice)
@@ -192,7 +197,7 @@ class Trail:
                 ticket.candidate.breaker.release(ticket.permit)
         choice, self._next = self._next, None
         if choice is not None and choice[1]:
-            self._plan.candidates[choice[0]].budget.end_again()
+            self._plan.candidates[choice[0]].budget.end(True)
 
     def abandon(self, ticket: Ticket) -> None:
         """Another attempt was faster, or the caller left: this one's end says nothing about its upstream."""
@@ -202,12 +207,8 @@ class Trail:
 
     def _over(self, ticket: Ticket) -> None:
         ticket.is_over = True
-        candidate = ticket.candidate
-        candidate.speed.active -= 1
-        if ticket.is_repetition:
-            candidate.budget.end_again()
-        else:
-            candidate.budget.end()
+        ticket.candidate.speed.active -= 1
+        ticket.candidate.budget.end(ticket.is_repetition)
 
     # Who is next
 

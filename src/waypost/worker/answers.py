@@ -30,12 +30,8 @@ def success_headers(
     worker: Worker, exchange: Exchange, request: ChatRequest, upstream: Upstream, request_id: bytes, attempts: int
 ) -> bytes:
     """The head lines of a good answer."""
-    lines = b"%bx-request-id: %b\r\n%bx-attempts: %d\r\n" % (
-        EVENTS if request.stream else JSON,
-        request_id,
-        upstream.header,
-        attempts,
-    )
+    provider = upstream.first_header if attempts == 1 else b"%bx-attempts: %d\r\n" % (upstream.header, attempts)
+    lines = b"%bx-request-id: %b\r\n%b" % (EVENTS if request.stream else JSON, request_id, provider)
     if request.ignored:
         lines += b"x-dropped-params: %b\r\n" % ", ".join(request.ignored).encode()
     return lines + cors_lines(worker.origins, exchange) if worker.origins else lines

@@ -227,7 +227,7 @@ class Entry:
 
     __slots__ = (
         "_books", "_charge", "_estimate", "_exchange", "_is_open", "_price", "_purse", "_request", "account", "attempt",
-        "attempts", "first_token", "id", "identity", "is_killed",
+        "attempts", "first_token", "id", "identity", "is_killed", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -249,6 +249,7 @@ class Entry:
         self._estimate = estimate
         self._exchange = exchange
         self._is_open = False
+        self.request_id = request_id
         self.id = request_id[-26:]
         self.identity = purse.identity
         self.account = purse.identity.account_id

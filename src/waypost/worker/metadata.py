@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from waypost.formats.openai_chat import ChatRequest
+from waypost.http.head import Head
 from waypost.policy.chains import Plan
 from waypost.policy.trail import Trail
+
+
+def wants_metadata(head: Head) -> bool:
+    """Does this caller want to know?"""
+    return head.get_all(b"x-waypost-metadata").strip() == b"enabled"
+
+
+def metadata_of(
+    request: ChatRequest, plan: Plan, trail: Trail, clock: Callable[[], float]
+) -> Callable[[], msgspec.Raw]:
+    """What renders the object at the moment when it is needed."""
+    return lambda: render_metadata(request.model, plan, trail, clock())
 
 
 def render_metadata(requested: str, plan: Plan, trail: Trail, now: float) -> msgspec.Raw:

@@ -12,12 +12,10 @@ from waypost import config
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest
 from waypost.formats.usage import estimate_tokens
-from waypost.http.server import Exchange
 from waypost.messages import Identity
 from waypost.policy.chains import Chain, Target, expand
 from waypost.policy.preferences import NONE, parse_models, parse_provider, readings, with_suffixes
 from waypost.policy.routing import ANYTHING, Asked
-from waypost.policy.stickiness import Conversation, check_session_id
 from waypost.pricing import Price, configured_price
 from waypost.worker.upstreams import Links, Snapshot, Upstream
 
@@ -58,9 +56,9 @@ async def resolve(worker: Worker, snapshot: Snapshot, identity: Identity, reques
         asked = Asked(preferences) if suffixes else ANYTHING
         return snapshot.remember(identity, request.model, Resolved(route, asked, route.upstreams))
     fields = request.fields
-    preferences = with_suffixes(parse_provider(fields["provider"]) if "provider" in fields else NONE, suffixes)
+    preferences = with_suffixes(parse_provider(bytes(fields["provider"])) if "provider" in fields else NONE, suffixes)
     routes = [route]
-    for other in parse_models(fields["models"]) if "models" in fields else ():
+    for other in parse_models(bytes(fields["models"])) if "models" in fields else ():
         named, more = await read_name(worker, snapshot, other)
         if more:
             suffix = "Suffixes go to `model` alone; say what you prefer in `provider`."
@@ -195,13 +193,3 @@ def needs(chain: Chain, asked: Asked, body: bytes, messages: bytes) -> Asked:
     if asked is ANYTHING and not modalities and (not chain.tightest or len(body) <= chain.tightest):
         return asked  # a token has a byte at least
     return msgspec.structs.replace(asked, tokens=estimate_tokens(body), modalities=modalities)
-
-
-def conversation_of(identity: Identity, request: ChatRequest, exchange: Exchange) -> Conversation:
-    """What the request belongs to. Raises Refusal INVALID_REQUEST."""
-    fields, head = request.fields, exchange.head
-    session_id = fields.get("session_id")
-    if session_id is not None:
-        check_session_id(session_id)
-    header = head.get_all(b"x-session-id") if head.has(b"\r\nx-session-id:") else b""
-    return Conversation(identity.account, fields["messages"], session_id, header, fields.get("prompt_cache_key"))

@@ -6,16 +6,22 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
 from waypost.http.server import Exchange
 from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
+from waypost.policy.stickiness import Conversation
 from waypost.policy.trail import NOWHERE, Trail
 from waypost.worker.answers import end_killed, refuse
 from waypost.worker.books import Entry
-from waypost.worker.resolve import Resolved, conversation_of, needs, resolve
-from waypost.worker.tries import Tries, pause
+from waypost.worker.metadata import metadata_of, wants_metadata
+from waypost.worker.relay import Stamp
+from waypost.worker.resolve import Resolved, needs, resolve
+from waypost.worker.tries import ending_of, failed, make_attempt, pause, succeeded
+from waypost.worker.upstreams import Upstream
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
@@ -52,7 +58,7 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
             await written
 
         # 5. to 7.; a whole answer is settled as it leaves.
-        await answer(worker, exchange, entry, request, found, request_id)
+        await answer(worker, exchange, entry, request, found)
 
         # 8. Settle. Every other ending comes through one of these.
     except Refusal as refusal:
@@ -72,41 +78,51 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         end(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id, entry)
 
 
-async def answer(
-    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved, request_id: bytes
-) -> None:
+async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved) -> None:
     """One upstream after the other, until one has answered. Raises Refusal if none did."""
     # 5. Route: who is asked, in which order, and how long all of it may take.
-    clock, route, asked = worker.clock, found.route, found.asked
-    chain, deadline = route.chain, exchange.arrived + route.deadline
+    clock, chain, asked = worker.clock, found.route.chain, found.asked
+    arrived, fields, head = exchange.arrived, request.fields, exchange.head
+    deadline = arrived + found.route.deadline
     if chain.picky or request.steers:
-        asked = needs(chain, asked, exchange.body, request.fields["messages"])
-    conversation = conversation_of(entry.identity, request, exchange)
-    chosen = plan(chain, asked, conversation, clock(), worker.dice)
+        asked = needs(chain, asked, exchange.body, fields["messages"])
+    conversation = Conversation(entry.identity.account, fields, head.get_all)
+    now = clock()
+    chosen = plan(chain, asked, conversation, now, worker.dice)
     if not chosen.candidates:
         raise nobody(chosen)
     trail = Trail(chosen, conversation, chain.sticky, deadline, worker.retries)
-    tries = Tries(worker, exchange, entry, request, request_id, chosen, trail, deadline)
+
+    def latency_ms() -> int:
+        return int((clock() - arrived) * 1000)
+
+    stamp_id = msgspec.Raw(b'"%b"' % entry.request_id)
+    metadata = metadata_of(request, chosen, trail, clock) if head.has_wishes and wants_metadata(head) else None
     try:
-        while (ticket := trail.begin(clock())) is not None:
+        while (ticket := trail.begin(now)) is not None:
             # 6. Attempt. Until its answer is committed, a failure of the upstream moves on to the next.
-            attempt = tries.attempt(ticket)
+            upstream: Upstream = ticket.candidate.upstream
+            model = fields["model"]
+            if ticket.name in chosen.elsewhere:  # the caller named this model too, and is told which one it was
+                model = msgspec.Raw(msgspec.json.encode(ticket.name))
+            stamp = Stamp(stamp_id, model, upstream.name, latency_ms, entry.render_usage, request.wants_cost, metadata)
+            attempt = make_attempt(worker, exchange, entry, request, stamp, upstream, deadline)
             try:
                 # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
-                upstream = attempt.upstream
                 body = render_request(request, upstream.model_field)
                 outcome = await attempt.run(upstream.render(body, request.stream))
             finally:
                 attempt.close()
             if outcome.kind is None:
-                tries.succeeded(ticket, attempt)
+                succeeded(trail, ticket, attempt, clock())
                 return
-            wait = tries.failed(ticket, outcome)
+            wait = failed(worker, entry, trail, ticket, outcome)
             if wait == NOWHERE:
                 break
             if wait:
                 await pause(wait)
-        raise tries.ending
+            now = clock()
+        raise ending_of(entry, trail, outcome, metadata)
     finally:
         trail.close()
 

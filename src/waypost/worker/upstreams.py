@@ -33,6 +33,7 @@ class Upstream:
     __slots__ = (
         "_head",
         "_stream_head",
+        "first_header",
         "header",
         "model",
         "model_field",
@@ -52,6 +53,7 @@ class Upstream:
         self.name = msgspec.Raw(msgspec.json.encode(provider))
         self.price = price
         self.header = b"x-provider: %b\r\n" % provider.encode()
+        self.first_header = self.header + b"x-attempts: 1\r\n"
         self.model = model
         self.model_field = msgspec.Raw(msgspec.json.encode(model))
         self.timeouts = timeouts = settings.timeouts
