@@ -18,6 +18,7 @@ from waypost.messages import (
     AnyMessage,
     Failed,
     FindNative,
+    FindPrices,
     KeyRecords,
     ListAccounts,
     ListKeys,
@@ -53,7 +54,9 @@ async def administer(data: pathlib.Path, settings: Config, message: AnyMessage) 
 
 
 @asynccontextmanager
-async def price_list(data: pathlib.Path) -> AsyncIterator[Callable[[FindNative | ListNatives], Awaitable[AnyMessage]]]:
+async def price_list(
+    data: pathlib.Path,
+) -> AsyncIterator[Callable[[FindNative | ListNatives | FindPrices], Awaitable[AnyMessage]]]:
     """The way to ask the price list: through the keeper if one runs, by loading the list itself if none does.
 
     Asking raises LinkLost or TimeoutError when the keeper does not answer.

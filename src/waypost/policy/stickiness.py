@@ -70,20 +70,22 @@ decode_turn = msgspec.json.Decoder(Turn).decode
 decode_text = msgspec.json.Decoder(str).decode
 
 
-class Conversation:
-    """What a request says about the conversation it belongs to. Nothing is read before it is asked for."""
+def no_header(name: bytes) -> bytes:
+    """Of a request that has none."""
+    return b""
 
-    __slots__ = ("_fields", "_has_tool_results", "_header", "_name", "_scope")
 
-    def __init__(
-        self, scope: str, fields: Mapping[str, bytes], header: Callable[[bytes], bytes] = lambda name: b""
-    ) -> None:
-        """`scope` keeps accounts apart. `fields` are the body's, raw JSON; `header` gives a header by its name."""
-        self._scope = scope
-        self._fields = fields
-        self._header = header
-        self._name = b""
-        self._has_tool_results: bool | None = None
+class Conversation(msgspec.Struct, eq=False):
+    """What a request says about the conversation it belongs to. Nothing is read before it is asked for.
+
+    `_scope` keeps accounts apart. `_fields` are the body's, raw JSON; `_header` gives a header by its name.
+    """
+
+    _scope: str
+    _fields: Mapping[str, bytes]
+    _header: Callable[[bytes], bytes] = no_header
+    _name: bytes = b""
+    _has_tool_results: bool | None = None
 
     @property
     def name(self) -> bytes:

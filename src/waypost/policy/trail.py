@@ -6,12 +6,17 @@ whoever drives it, a worker or a simulation, only has to say what happened. Cloc
 
 from __future__ import annotations
 
+import msgspec
+
 from waypost.policy import retry
 from waypost.policy.breaker import REFUSED
 from waypost.policy.chains import Candidate, Plan
 from waypost.policy.failures import BY_NAME, Ending, Failed, FailureClass, ending
 from waypost.policy.retry import Dice, RetrySettings, pause_before
 from waypost.policy.stickiness import Conversation, Sticky
+
+Choice = tuple[int, bool]
+"""A candidate's place in the plan, and whether asking it is a repetition."""
 
 NOWHERE = -1.0
 """What `failed` returns when nobody else is to be asked."""
@@ -21,49 +26,36 @@ SILENT = frozenset({"first_byte_timeout", "crawling"})
 
 FINAL = (BY_NAME["deadline"], BY_NAME["gone"])
 
-Choice = tuple[int, bool]
-"""A candidate's place in the plan, and whether asking it is a repetition."""
+
+class Ticket(msgspec.Struct, eq=False):
+    """One attempt, from `begin` to whichever of `succeeded`, `failed` and `abandon` ends it.
+
+    `name` is that of the chain which its candidate belongs to.
+    """
+
+    candidate: Candidate
+    name: str
+    permit: int
+    began: float
+    is_repetition: bool
+    is_over: bool = False
 
 
-class Ticket:
-    """One attempt, from `begin` to whichever of `succeeded`, `failed` and `abandon` ends it."""
-
-    __slots__ = ("began", "candidate", "is_over", "is_repetition", "name", "permit")
-
-    def __init__(self, candidate: Candidate, name: str, permit: int, began: float, is_repetition: bool) -> None:
-        self.candidate = candidate
-        self.name = name  # of the chain it belongs to
-        self.permit = permit
-        self.began = began
-        self.is_repetition = is_repetition
-        self.is_over = False
-
-
-class Trail:
-    """The attempts of one request. `deadline` is the end of the request's own time.
+class Trail(msgspec.Struct, eq=False):
+    """The attempts of one request. `_deadline` is the end of the request's own time.
 
     `tickets` are all attempts in the order in which they began, `failures` what became of those that failed.
     """
 
-    # What most requests never change stands on the class.
+    _plan: Plan
+    _conversation: Conversation
+    _sticky: Sticky
+    _deadline: float
+    _settings: RetrySettings = retry.DEFAULT
     tickets: tuple[Ticket, ...] = ()
     failures: tuple[Failed, ...] = ()
     _failed: tuple[Ticket, ...] = ()  # in the order of `failures`
     _next: Choice | None = None  # a repetition in its pause is in its provider's budget already
-
-    def __init__(
-        self,
-        plan: Plan,
-        conversation: Conversation,
-        sticky: Sticky,
-        deadline: float,
-        settings: RetrySettings = retry.DEFAULT,
-    ) -> None:
-        self._plan = plan
-        self._conversation = conversation
-        self._sticky = sticky
-        self._deadline = deadline
-        self._settings = settings
 
     @property
     def ending(self) -> Ending:

@@ -38,6 +38,7 @@ from waypost.worker.leases import Leases
 from waypost.worker.link import Link
 from waypost.worker.natives import Natives
 from waypost.worker.prices import FRESH, Prices
+from waypost.worker.status import Watch
 from waypost.worker.tokens import Tokens
 from waypost.worker.upstreams import Snapshot, find_target
 from waypost.worker.walk import Walk
@@ -75,6 +76,7 @@ class Worker:
             journal=self.journal.name,
             leases=self.leases,
             on_kill=lambda account: self.books.kill_streams(account),
+            on_news=lambda news: self.watch.hear(news, self.clock()) if news is not None else self.watch.linked(),
         )
         self.books = Books(self.leases, self.journal, settings, lambda: self.identities.look_ups)
         self.identities = Identities(self.link)
@@ -83,6 +85,7 @@ class Worker:
         self.catalogue = Catalogue(self.link, self.natives)
         self.walks: set[Walk] = set()
         self.health = Health()
+        self.watch = Watch(self.health, self.link.push)
         self.dice: Callable[[], float] = random.random
         self._adopt(settings, Snapshot(settings, {}, self.deadlines, self.names, self.health))
         self.server = Server(self, Limits(body=settings.max_body), self.deadlines, self.clock)
@@ -172,6 +175,7 @@ class Worker:
         while True:
             await asyncio.sleep(1.0)
             self.books.tick()
+            self.watch.tick(self.clock())
             if self.clock() - repriced >= FRESH:
                 repriced = self.clock()
                 self.snapshot.reprice()

@@ -6,7 +6,7 @@ import asyncio
 
 from waypost.errors import Refusal
 from waypost.messages import FindNative, NativeRecord, NativeRecords
-from waypost.worker.link import KeeperUnavailable, Link
+from waypost.worker.link import Caller, KeeperUnavailable
 from waypost.worker.upstreams import Links, Snapshot
 
 LONGEST_ID = 256
@@ -25,7 +25,7 @@ class Natives:
     The list is part of the installation, so what is cached holds while the keeper is away.
     """
 
-    def __init__(self, link: Link, capacity: int = 1000) -> None:
+    def __init__(self, link: Caller, capacity: int = 1000) -> None:
         self._link = link
         self._capacity = capacity
         self._known: dict[Asked, Records] = {}

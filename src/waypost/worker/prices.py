@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from waypost.errors import Refusal
 from waypost.messages import AnyMessage, Failed, FindPrices, PriceRecords
 from waypost.pricing import Price, listed_price
-from waypost.worker.link import KeeperUnavailable, Link
+from waypost.worker.link import Caller, KeeperUnavailable
 from waypost.worker.upstreams import Snapshot
 
 log = logging.getLogger("waypost.prices")
@@ -21,7 +21,7 @@ KNOWN = 10_000  # prices that are kept
 class Prices:
     """The prices that this worker has asked for, by provider and upstream model."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Caller) -> None:
         self._link = link
         self._known: dict[tuple[str, str], tuple[Price | None, float]] = {}
 

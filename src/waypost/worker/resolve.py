@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -20,12 +20,22 @@ from waypost.pricing import Price, configured_price
 from waypost.worker.upstreams import Links, Snapshot, Upstream
 
 if TYPE_CHECKING:
-    from waypost.worker.app import Worker
+    from waypost.worker.natives import Natives
+    from waypost.worker.prices import Prices
 
 MEDIA = {b"image_url": "image", b"input_audio": "audio", b"file": "file", b"video_url": "video"}
 """Types of content parts, and the modality that each brings."""
 
 find_media = re.compile(rb'"type"\s*:\s*"(%b)"' % b"|".join(MEDIA)).findall
+
+
+class Sources(Protocol):
+    """Whom to ask about what the configuration does not say: a worker is one."""
+
+    natives: Natives
+    prices: Prices
+    clock: Callable[[], float]
+
 
 LinkPrices = dict[tuple[str, str], Price | None]
 
@@ -46,11 +56,11 @@ class Resolved(msgspec.Struct, frozen=True, eq=False):
     upstreams: tuple[Upstream, ...]
 
 
-async def resolve(worker: Worker, snapshot: Snapshot, identity: Identity, request: ChatRequest) -> Resolved:
+async def resolve(sources: Sources, snapshot: Snapshot, identity: Identity, request: ChatRequest) -> Resolved:
     """Raises Refusal INVALID_MODEL, FORBIDDEN, MODEL_NOT_ALLOWED, INVALID_REQUEST or UNAVAILABLE."""
-    name, suffixes = await read_name(worker, snapshot, request.model)
+    name, suffixes = await read_name(sources, snapshot, request.model)
     check_allowed(snapshot, identity, name)
-    route = await find_route(worker, snapshot, name)
+    route = await find_route(sources, snapshot, name)
     if not request.steers:
         preferences = with_suffixes(NONE, suffixes)
         asked = Asked(preferences) if suffixes else ANYTHING
@@ -59,12 +69,12 @@ async def resolve(worker: Worker, snapshot: Snapshot, identity: Identity, reques
     preferences = with_suffixes(parse_provider(bytes(fields["provider"])) if "provider" in fields else NONE, suffixes)
     routes = [route]
     for other in parse_models(bytes(fields["models"])) if "models" in fields else ():
-        named, more = await read_name(worker, snapshot, other)
+        named, more = await read_name(sources, snapshot, other)
         if more:
             suffix = "Suffixes go to `model` alone; say what you prefer in `provider`."
             raise Refusal("INVALID_REQUEST", f"models: {other[:256]!r}: {suffix}", param="models")
         check_allowed(snapshot, identity, named)
-        routes.append(await find_route(worker, snapshot, named))
+        routes.append(await find_route(sources, snapshot, named))
     upstreams = dict.fromkeys(upstream for each in routes for upstream in each.upstreams)
     asked = Asked(preferences, parameters=frozenset(fields), models=tuple(each.chain for each in routes[1:]))
     return Resolved(route, asked, tuple(upstreams))
@@ -73,10 +83,10 @@ async def resolve(worker: Worker, snapshot: Snapshot, identity: Identity, reques
 # Names
 
 
-async def read_name(worker: Worker, snapshot: Snapshot, model: str) -> tuple[str, tuple[str, ...]]:
+async def read_name(sources: Sources, snapshot: Snapshot, model: str) -> tuple[str, tuple[str, ...]]:
     """The name that exists, and its suffixes. Raises Refusal INVALID_MODEL or UNAVAILABLE."""
     for name, suffixes in readings(model):
-        if (snapshot.links(name) or await worker.natives.links(snapshot, name)) is not None:
+        if (snapshot.links(name) or await sources.natives.links(snapshot, name)) is not None:
             return name, suffixes
     raise no_such_model(model)
 
@@ -100,12 +110,12 @@ def check_allowed(snapshot: Snapshot, identity: Identity, name: str) -> None:
 # Routes
 
 
-async def find_route(worker: Worker, snapshot: Snapshot, name: str) -> Route:
+async def find_route(sources: Sources, snapshot: Snapshot, name: str) -> Route:
     """The route of a name that exists. Raises Refusal UNAVAILABLE where its prices cannot be asked for."""
     route = snapshot.routes.get(name)
     if route is None:
         targets = [link for each in names_of(snapshot, name) for link in snapshot.links(each) or ()]
-        prices = await worker.prices.find(snapshot, targets, worker.clock())
+        prices = await sources.prices.find(snapshot, targets, sources.clock())
         route = snapshot.add_route(make_route(snapshot, name, prices))
     return route
 

@@ -18,7 +18,9 @@ from waypost.messages import Identity
 from waypost.worker.answers import JSON, TEXT, cors_lines
 from waypost.worker.forward import forward
 from waypost.worker.identity import credential
+from waypost.worker.preflight import preflight as explain
 from waypost.worker.serve import chat_completions
+from waypost.worker.status import render_status
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
@@ -140,6 +142,17 @@ async def show_model(worker: Worker, exchange: Exchange, identity: Identity | No
     answer(worker, exchange, card)
 
 
+async def show_preflight(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
+    """`POST /v1/preflight`: what would become of this request."""
+    assert identity is not None
+    answer(worker, exchange, await explain(worker, exchange, identity))
+
+
+async def show_status(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
+    """`GET /v1/status`: live health."""
+    answer(worker, exchange, render_status(worker.snapshot, worker.watch, worker.clock(), worker.books.wall()))
+
+
 def answer(worker: Worker, exchange: Exchange, value: object) -> None:
     """A JSON answer."""
     lines = b"x-request-id: %b\r\n" % worker.mint()
@@ -147,6 +160,8 @@ def answer(worker: Worker, exchange: Exchange, value: object) -> None:
 
 
 LOCAL: dict[str, Answerer] = {
+    "preflight": show_preflight,
+    "get_status": show_status,
     "list_models": list_models,
     "get_model": show_model,
     "healthz": healthz,

@@ -10,17 +10,19 @@ import msgspec
 
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
+from waypost.formats.usage import estimate_completion
 from waypost.http.server import Exchange
 from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
 from waypost.policy.stickiness import Conversation
 from waypost.policy.trail import NOWHERE, Trail
-from waypost.worker.answers import end_killed, refuse
+from waypost.worker.answers import end_killed, refuse, success_headers
+from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
 from waypost.worker.metadata import metadata_of, wants_metadata
-from waypost.worker.relay import Stamp
+from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
 from waypost.worker.resolve import Resolved, needs, resolve
-from waypost.worker.tries import ending_of, failed, make_attempt, pause, succeeded
+from waypost.worker.tries import ending_of, failed, pause
 from waypost.worker.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -106,7 +108,10 @@ async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: Chat
             if ticket.name in chosen.elsewhere:  # the caller named this model too, and is told which one it was
                 model = msgspec.Raw(msgspec.json.encode(ticket.name))
             stamp = Stamp(stamp_id, model, upstream.name, latency_ms, entry.render_usage, request.wants_cost, metadata)
-            attempt = make_attempt(worker, exchange, entry, request, stamp, upstream, deadline)
+            relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
+            headers = success_headers(worker, exchange, request, upstream, entry.request_id, entry.attempts + 1)
+            attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines, entry, deadline)
+            entry.began(attempt)
             try:
                 # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
                 body = render_request(request, upstream.model_field)
@@ -114,7 +119,9 @@ async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: Chat
             finally:
                 attempt.close()
             if outcome.kind is None:
-                succeeded(trail, ticket, attempt, clock())
+                now = clock()
+                tokens = estimate_completion(relay.observed) if request.stream else 0
+                trail.succeeded(ticket, now, (attempt.first_token or now) - ticket.began, tokens)
                 return
             wait = failed(worker, entry, trail, ticket, outcome)
             if wait == NOWHERE:
@@ -123,8 +130,9 @@ async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: Chat
                 await pause(wait)
             now = clock()
         raise ending_of(entry, trail, outcome, metadata)
-    finally:
+    except BaseException:  # the caller may leave at any of the waits above
         trail.close()
+        raise
 
 
 def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes, entry: Entry | None) -> None:

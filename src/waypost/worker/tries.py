@@ -11,47 +11,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waypost.errors import Refusal
-from waypost.formats.openai_chat import ChatRequest
-from waypost.formats.usage import estimate_completion
-from waypost.http.server import Exchange
 from waypost.policy.trail import Ticket, Trail
-from waypost.worker.answers import success_headers
-from waypost.worker.attempt import Attempt, Outcome
+from waypost.worker.attempt import Outcome
 from waypost.worker.books import Entry
-from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
-from waypost.worker.upstreams import Upstream
 from waypost.worker.walk import Signal
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
 
 log = logging.getLogger("waypost.serve")
-
-
-def make_attempt(
-    worker: Worker,
-    exchange: Exchange,
-    entry: Entry,
-    request: ChatRequest,
-    stamp: Stamp,
-    upstream: Upstream,
-    deadline: float,
-) -> Attempt:
-    """One attempt, ready to run, in the books."""
-    relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
-    headers = success_headers(worker, exchange, request, upstream, entry.request_id, entry.attempts + 1)
-    attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines, entry, deadline)
-    entry.began(attempt)
-    return attempt
-
-
-def succeeded(trail: Trail, ticket: Ticket, attempt: Attempt, now: float) -> None:
-    """A whole answer: what is learned from it."""
-    if attempt.first_token:  # a stream
-        took = attempt.first_token - ticket.began
-        trail.succeeded(ticket, now, took, estimate_completion(attempt.relay.observed))
-    else:
-        trail.succeeded(ticket, now, now - ticket.began)
 
 
 def failed(worker: Worker, entry: Entry, trail: Trail, ticket: Ticket, outcome: Outcome) -> float:
