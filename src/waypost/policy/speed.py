@@ -22,24 +22,24 @@ FEWEST = 5
 class Spread:
     """A rolling histogram of the last five minutes."""
 
-    __slots__ = ("_counts", "_minute")
+    __slots__ = ("counts", "minute")
 
     def __init__(self) -> None:
-        self._minute = 0
-        self._counts = [[0] * BUCKETS for _ in range(MINUTES)]
+        self.minute = 0
+        self.counts = [[0] * BUCKETS for _ in range(MINUTES)]
 
     def add(self, value: float, now: float) -> None:
         """One sample."""
         minute = int(now / 60.0)
-        if minute != self._minute:
-            self._turn(minute)
+        if minute != self.minute:
+            self.turn(minute)
         bucket = int(log(value) * SCALE + SHIFT) if value > LOWEST else 0
-        self._counts[minute % MINUTES][bucket if bucket < BUCKETS else -1] += 1
+        self.counts[minute % MINUTES][bucket if bucket < BUCKETS else -1] += 1
 
     def percentile(self, share: float, now: float) -> float | None:
         """The value that `share` (0…1) of the samples stay below, 15 % too high at most; None if too few are known."""
-        self._turn(int(now // 60))
-        counts = [sum(column) for column in zip(*self._counts, strict=True)]
+        self.turn(int(now // 60))
+        counts = [sum(column) for column in zip(*self.counts, strict=True)]
         total = sum(counts)
         if total < FEWEST:
             return None
@@ -50,10 +50,11 @@ class Spread:
                 return LOWEST * STEP ** (index + 1)
         return LOWEST * STEP**BUCKETS
 
-    def _turn(self, minute: int) -> None:
-        for passed in range(max(self._minute + 1, minute - MINUTES + 1), minute + 1):
-            self._counts[passed % MINUTES] = list(repeat(0, BUCKETS))
-        self._minute = max(self._minute, minute)
+    def turn(self, minute: int) -> None:
+        """Empty what the clock has passed since the last sample."""
+        for passed in range(max(self.minute + 1, minute - MINUTES + 1), minute + 1):
+            self.counts[passed % MINUTES] = list(repeat(0, BUCKETS))
+        self.minute = max(self.minute, minute)
 
 
 class Speed:
@@ -79,7 +80,13 @@ class Speed:
         else:
             self._latency = seconds
         self._at = now
-        self.first_token.add(seconds, now)
+        # `first_token.add`, in line: every answer comes by here.
+        spread = self.first_token
+        minute = int(now / 60.0)
+        if minute != spread.minute:
+            spread.turn(minute)
+        bucket = int(log(seconds) * SCALE + SHIFT) if seconds > LOWEST else 0
+        spread.counts[minute % MINUTES][bucket if bucket < BUCKETS else -1] += 1
 
     def note_throughput(self, tokens: int, seconds: float, now: float) -> None:
         """An answer of so many tokens took so long after its first one."""

@@ -71,7 +71,8 @@ class Trail(msgspec.Struct, eq=False):
             if plan.candidates and not (candidate := plan.candidates[0]).breaker.until:
                 # The usual case, in line: nobody is in trouble. Every call that is saved here is saved by each request.
                 ticket = Ticket(candidate, plan.names[0], candidate.breaker.generation, now, False)
-                candidate.budget.begin()
+                budget = candidate.budget
+                budget.begin()
                 candidate.speed.active += 1
                 self.tickets = (ticket,)
                 return ticket
@@ -135,7 +136,10 @@ class Trail(msgspec.Struct, eq=False):
         candidate = ticket.candidate
         ticket.is_over = True
         candidate.speed.active -= 1
-        candidate.budget.end(ticket.is_repetition)
+        budget = candidate.budget
+        budget.active -= 1
+        if ticket.is_repetition:
+            budget.repeating -= 1
         candidate.breaker.succeeded(ticket.permit, now)
         candidate.speed.note_first_token(first_token, now)
         if tokens:

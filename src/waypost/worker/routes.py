@@ -19,6 +19,7 @@ from waypost.worker.answers import JSON, TEXT, cors_lines
 from waypost.worker.forward import forward
 from waypost.worker.identity import credential
 from waypost.worker.preflight import preflight as explain
+from waypost.worker.resolve import find_route
 from waypost.worker.serve import chat_completions
 from waypost.worker.status import render_status
 
@@ -139,6 +140,11 @@ async def show_model(worker: Worker, exchange: Exchange, identity: Identity | No
     card = worker.catalogue.cards.get(name) or await worker.catalogue.find(worker.snapshot, name)
     if card is None or not worker.snapshot.allows(identity.plan, name):
         raise Refusal("NOT_FOUND", f"The model {asked[:256]!r} does not exist here, or your plan does not include it.")
+    if name in worker.snapshot.settings.models:  # by price, perhaps, and with who takes over
+        route = await find_route(worker, worker.snapshot, name)
+        providers = list(dict.fromkeys(upstream.provider for upstream in route.upstreams))
+        answer(worker, exchange, {**msgspec.json.decode(card), "providers": providers})
+        return
     answer(worker, exchange, card)
 
 
