@@ -64,6 +64,7 @@ def flap(proxy: Proxy, over: threading.Event) -> None:
     """Refusing and serving in turns."""
     while not over.wait(0.5):
         proxy.spoil(door="refuse" if proxy.door == "open" else "open")
+        proxy.cut_all()
 
 
 def cut(proxy: Proxy, over: threading.Event) -> None:
@@ -93,7 +94,7 @@ SCENES = (
     Scene("F11a", "30 % of status 500", models=("status-500-30",)),
     Scene("F11b", "5xx always", models=("status-500", "status-502", "status-503", "status-529")),
     Scene("F11c", "credentials", models=("auth-401", "auth-403", "status-404")),
-    Scene("F12", "flaps, half a second each", act=flap),
+    Scene("F12", "flaps, half a second each", models=("gap-2+words-20",), act=flap, committed=True),
     Scene("F13", "is all there is, and down", door="refuse", success=0.0, alone=True),
     Scene("F14", "has no address", models=("@nowhere",)),
     Scene("F15", "has a certificate nobody trusts", models=("@untrusted",)),
@@ -248,7 +249,7 @@ def play(sim: Running, well: Running, scene: Scene, count: int, seconds: float, 
         proxy.heal()
         broken = check(scene, found)
         healed = time.monotonic()
-        recovery = recovered(waypost, scene, healed) if scene.models == ("demo",) else 0.0
+        recovery = recovered(waypost, scene, healed) if scene.models == ("demo",) or scene.act else 0.0
         if recovery > 10:
             broken.append(f"recovery took {recovery:.1f} s")
         if scene.leaves:

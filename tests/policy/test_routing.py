@@ -178,8 +178,8 @@ def test_preferences(wanted: dict[str, Any], expected: str, dropped: dict[str, s
 def test_thresholds_only_put_the_slow_behind() -> None:
     subject, other = chain("a", "b"), chain("c", name="other")
     for candidate, seconds, rate in ((subject.targets[0][0], 3.0, 100), (subject.targets[1][0], 1.0, 10)):
-        for _ in range(10):
-            candidate.speed.note_first_token(seconds, NOW)
+        for number in range(-10, 0):
+            candidate.speed.note_first_token(seconds, NOW + number)
             candidate.speed.note_throughput(rate, 1.0, NOW)
     assert providers(planned(subject, max_latency=((0.5, 2.0),))) == "ba"
     assert providers(planned(subject, min_throughput=((0.5, 50.0),))) == "ab"

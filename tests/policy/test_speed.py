@@ -45,9 +45,11 @@ def test_latency_follows_and_fades() -> None:
     assert speed.latency(NOW) == 0.0
     speed.note_first_token(1.0, NOW)
     assert speed.latency(NOW) == 1.0 and speed.latency(NOW + HALF_LIFE) == 0.5
-    for _ in range(20):
-        speed.note_first_token(3.0, NOW)
+    for number in range(1, 21):
+        speed.note_first_token(3.0, NOW + number / 1000)
     assert 2.9 < speed.latency(NOW) <= 3.0
+    speed.note_first_token(9.0, NOW + 0.0201)
+    assert speed.latency(NOW) <= 3.0, "of a crowd, one in a millisecond"
     speed.note_first_token(1.0, NOW + 100 * HALF_LIFE)
     assert speed.latency(NOW + 100 * HALF_LIFE) < 1.1, "what is old weighs little"
 

@@ -12,6 +12,7 @@ HALF_LIFE = 60.0  # seconds after which what is known of a target has half of it
 MINUTES = 5
 STEP = 1.15  # a bucket's upper end is this many times its lower one
 LOWEST = 0.001
+SPARSE = 0.001  # seconds: of answers that come closer together than this one in so long is a sample
 BUCKETS = 128  # 0.001 … 58,000
 SCALE = 1.0 / log(STEP)
 SHIFT = -log(LOWEST) * SCALE
@@ -71,6 +72,8 @@ class Speed:
 
     def note_first_token(self, seconds: float, now: float) -> None:
         """An answer began, or had not begun when it was given up, `seconds` after it was asked for."""
+        if 0.0 <= now - self._at < SPARSE:
+            return
         known = self._latency
         if known:
             # A sample weighs a fifth at least: among many, the average follows the last handful.
