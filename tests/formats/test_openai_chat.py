@@ -52,7 +52,9 @@ def requests(draw: st.DrawFn) -> bytes:
     pairs += [('"stream"', draw(st.sampled_from(["true", "false", "null"])))]
     if draw(st.booleans()):
         pairs.append(('"stream_options"', draw(st.sampled_from(["null", "{}", '{"include_usage":true,"x": [1 ]}']))))
-    chosen = draw(st.lists(st.sampled_from([*(GATEWAY_ONLY - {"usage", "session_id"}), "tools", "seed", "é", "a:b"]), unique=True))
+    chosen = draw(
+        st.lists(st.sampled_from([*(GATEWAY_ONLY - {"usage", "session_id"}), "tools", "seed", "é", "a:b"]), unique=True)
+    )
     pairs += [(json.dumps(name), draw(st.one_of(values, objects(values)))) for name in chosen]
     text = ",".join(
         f"{draw(spaces)}{n}{draw(spaces)}:{draw(spaces)}{v}{draw(spaces)}" for n, v in draw(st.permutations(pairs))
