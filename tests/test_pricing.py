@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waypost import config
+from waypost.dollars import parse_decimal, render_decimal
 from waypost.keeper.prices import PriceList, Prices
 from waypost.link import FrameParser, render_frame
-from waypost.messages import FindPrices, PriceRecord, PriceRecords
+from waypost.listing import FindPrices, PriceRecord, PriceRecords
 from waypost.pricing import (
     Charge,
     Price,
@@ -25,9 +26,7 @@ from waypost.pricing import (
     cost,
     formula,
     listed_price,
-    parse_dollars,
     parse_terms,
-    render_dollars,
     reserve,
 )
 from waypost.records import Usage
@@ -64,18 +63,18 @@ def listed(record: PriceRecord) -> Price:
     [("0", 0), ("2", 2_000_000_000), ("0.15", 150_000_000), ("0.000000001", 1), ("999999999999.999999999", 10**21 - 1)],
 )
 def test_dollars(text: str, amount: int) -> None:
-    assert parse_dollars(text) == amount and render_dollars(amount) == text
+    assert parse_decimal(text) == amount and render_decimal(amount) == text
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1e3", "1.", ".5", "0.0000000001", "1,5", "٣", "1\n", "NaN"])
 def test_no_dollars(text: str) -> None:
     with pytest.raises(ValueError, match="not an amount"):
-        parse_dollars(text)
+        parse_decimal(text)
 
 
 def test_dollars_in_other_places() -> None:
-    assert render_dollars(1, 15) == "0.000000000000001"
-    assert render_dollars(-1_500_000, 6) == "-1.5" and render_dollars(0, 15) == "0"
+    assert render_decimal(1, 15) == "0.000000000000001"
+    assert render_decimal(-1_500_000, 6) == "-1.5" and render_decimal(0, 15) == "0"
 
 
 # Prices
@@ -192,7 +191,7 @@ def test_no_terms(terms: bytes) -> None:
 
 # Whatever the price, whatever the usage
 
-dollars = st.integers(0, 10**12).map(render_dollars)
+dollars = st.integers(0, 10**12).map(render_decimal)
 configured = st.builds(
     configured_price,
     st.builds(

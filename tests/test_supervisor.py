@@ -132,6 +132,16 @@ def test_a_killed_worker_is_back(server: Waypost) -> None:
     assert re.search(r"the worker \d ended \(signal 9\); it is started again", server.log.read_text())
 
 
+@pytest.mark.parametrize("who", ["keeper", "worker 1"])
+def test_who_stands_still_is_killed_and_started_again(server: Waypost, who: str) -> None:
+    victim = workers_of(server)[0] if who == "worker 1" else keeper_of(server)
+    os.kill(victim, signal.SIGSTOP)
+    wait_until(lambda: f"the {who} has stood still" in server.log.read_text(), "the supervisor to notice", 60)
+    wait_until(lambda: not is_alive(victim), "its end")
+    wait_until(lambda: everywhere(server, 200), "requests to succeed")
+    assert server.process.poll() is None
+
+
 def test_a_killed_keeper_is_back_and_known_keys_never_stop_working(server: Waypost, clients: list[Client]) -> None:
     unknown = another_key(server)
     keeper = keeper_of(server)
@@ -191,7 +201,12 @@ def test_it_ends_in_peace(server: Waypost, how: signal.Signals) -> None:
         assert idle.closed()
     assert not any(map(is_alive, family))
     assert_port_is_free(server)
-    assert sorted(path.name for path in (server.folder / "data").iterdir()) == ["keeper.lock", "waypost.db"]
+    assert sorted(path.name for path in (server.folder / "data").iterdir()) == [
+        "host",
+        "journal",
+        "keeper.lock",
+        "waypost.db",
+    ]
     assert "Traceback" not in server.log.read_text()
 
 

@@ -15,11 +15,12 @@ from waypost import __version__
 from waypost.key_options import KeyOptions, describe_amount, describe_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from waypost.config import Config, Price
     from waypost.keys import KeyKind
-    from waypost.messages import AnyMessage, KeyTerms, NativeRecord
+    from waypost.listing import NativeRecord
+    from waypost.messages import AnyMessage, KeyTerms
     from waypost.worker.catalogue import Facts
 
 app = cyclopts.App(
@@ -72,17 +73,17 @@ def serve(
             folder,
             sockets,
             path,
-            keeper=lambda current, parent: keep(folder, path, current, parent),
+            keeper=lambda current, parent, beat: keep(folder, path, current, parent, beat),
             simulator=(lambda parent: simulate(simulator, parent)) if simulator is not None else None,
         ).run(greeter.send)
     )
 
 
-def keep(folder: Path, path: Path | None, settings: Config, parent: int) -> None:
+def keep(folder: Path, path: Path | None, settings: Config, parent: int, beat: Callable[[], None]) -> None:
     """The keeper's process; its imports are its own."""
     from waypost.keeper.app import run_keeper
 
-    run_keeper(folder, settings, parent, read_settings=lambda: read_config(path, folder))
+    run_keeper(folder, settings, parent, read_settings=lambda: read_config(path, folder), beat=beat)
 
 
 def simulate(socket: Path, parent: int) -> None:
@@ -314,8 +315,8 @@ def credit_account(
     data: DataOption = None,
 ) -> None:
     """Add to an account's credit; --prepaid makes an account that spends no more than that."""
+    from waypost.dollars import parse_dollars
     from waypost.messages import AccountRecord, CreditAccount
-    from waypost.policy.dollars import parse_dollars
 
     try:
         amount = parse_dollars(add)

@@ -73,7 +73,7 @@ class Store(Table, frozen=True):
     limits: Secret = Secret("database")  # where fast-moving limits live: database, or valkey://[:PASSWORD@]HOST:PORT/N
     limits_on_outage: Literal["closed", "last_lease"] = "closed"  # when the store of limits cannot be asked
     journal_sync: Literal["none", "second", "always"] = "none"  # when journals are forced to the disk
-    journal_max: str = "1GiB"  # what journals may grow to while the books cannot be written
+    journal_max: str = "1GiB"  # what each worker's journal may grow to while the books cannot be written
     retention: Count = 90  # days that rows of requests are kept; 0: for good
 
 

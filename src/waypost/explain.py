@@ -17,17 +17,15 @@ from waypost.http.pool import Names
 from waypost.http.timers import Deadlines
 from waypost.keeper.direct import administer, price_list
 from waypost.link import LinkError, LinkLost
+from waypost.listing import FindNative, FindPrices, ListNatives
 from waypost.messages import (
     AccountRecords,
     AnyMessage,
     BreakerNews,
-    FindNative,
-    FindPrices,
     Identity,
     KeyRecord,
     ListAccounts,
     ListBreakers,
-    ListNatives,
     ShowKey,
 )
 from waypost.policy.breaker import BreakerState

@@ -152,25 +152,26 @@ def read_lines(buffer: bytes | bytearray | memoryview, offset: int) -> Reading:
     size = len(view)
     lines: list[AnyLine] = []
     end: Literal["open", "sealed", "torn", "unknown"] = "open"
-    while offset + 4 <= size:
-        (length,) = _number.unpack_from(view, offset)
-        if length == 0:
-            break
-        if length == _sealed:
-            end = "sealed"
+    unpack, crc32, decode = PAIR.unpack_from, zlib.crc32, _decoder.decode
+    while offset + FRAME <= size:
+        length, crc = unpack(view, offset)
+        if length == 0 or length == _sealed:
             break
         start = offset + FRAME
-        if length > MAX_LINE or start + length > size:
+        after = start + length
+        if length > MAX_LINE or after > size:
             end = "torn"
             break
-        payload = view[start : start + length]
-        if zlib.crc32(payload) != _number.unpack_from(view, offset + 4)[0]:
+        payload = view[start:after]
+        if crc32(payload) != crc:
             end = "torn"
             break
         try:
-            lines.append(_decoder.decode(payload))
+            lines.append(decode(payload))
         except msgspec.MsgspecError:
             end = "unknown"
             break
-        offset = start + length
+        offset = after
+    if end == "open" and offset + len(SEAL) <= size and bytes(view[offset : offset + len(SEAL)]) == SEAL:
+        end = "sealed"
     return Reading(lines, offset, end)

@@ -11,8 +11,8 @@ from typing import Annotated, Final, TypeVar
 from cyclopts import Parameter
 from msgspec import UNSET, UnsetType
 
+from waypost.dollars import parse_dollars, render_dollars
 from waypost.messages import KeyRecord, KeyTerms, SpendWindow
-from waypost.policy.dollars import parse_dollars, render_dollars
 
 NONE: Final = "none"
 UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}  # seconds

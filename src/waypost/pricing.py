@@ -7,14 +7,14 @@ added up exactly, and a request's sum is rounded once, half up, to nano-dollars 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
 
 from waypost import config
-from waypost.messages import PriceRecord
+from waypost.dollars import parse_decimal, render_decimal
+from waypost.listing import PriceRecord
 from waypost.records import Usage
 
 MILLION: Final = 1_000_000
@@ -143,16 +143,16 @@ def formula(price: Price, usage: Usage) -> tuple[Charge, ...]:
     """How a cost comes about: every counter that is not zero. The amounts add up to `cost(price, usage)`, exactly."""
     rates = tier_of(price, usage.prompt).rates
     charges = [
-        Charge(counter, count, render_dollars(rate), render_dollars(count * rate, 15))
+        Charge(counter, count, render_decimal(rate), render_decimal(count * rate, 15))
         for counter in Usage.__struct_fields__
         if (count := getattr(usage, counter))
         for rate in (getattr(rates, counter),)
     ]
     if price.request:
-        charges.append(Charge("request", 1, render_dollars(price.request), render_dollars(price.request)))
+        charges.append(Charge("request", 1, render_decimal(price.request), render_decimal(price.request)))
     rounding = cost(price, usage) * MILLION - exact_cost(price, usage)
     if rounding:
-        charges.append(Charge("rounding", 0, "", render_dollars(rounding, 15)))
+        charges.append(Charge("rounding", 0, "", render_decimal(rounding, 15)))
     return tuple(charges)
 
 
@@ -166,7 +166,7 @@ def configured_price(price: config.Price) -> Price:
     for an hour; everything else costs what other input or output does.
     """
     given = {
-        name: parse_dollars(text)
+        name: parse_decimal(text)
         for name in config.Price.__struct_fields__
         if (text := getattr(price, name)) is not None
     }
@@ -234,7 +234,7 @@ def listed_price(record: PriceRecord) -> Price | None:
 
 def rate_above(start: int, rates: tuple[tuple[int, str], ...]) -> int:
     """The rate for more than `start` tokens of input, in billionths of what `rates` are in."""
-    return next(parse_dollars(rate) for above, rate in reversed(rates) if above <= start)
+    return next(parse_decimal(rate) for above, rate in reversed(rates) if above <= start)
 
 
 # Terms
@@ -265,10 +265,10 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
 def compiled(tiers: tuple[Tier, ...], request: int, origin: Terms) -> Price:
     """A price of these rates, worded and hashed. `origin` says where they are from."""
     worded = tuple(
-        TermsTier(tier.above, {name: render_dollars(getattr(tier.rates, name)) for name in Rates.__struct_fields__})
+        TermsTier(tier.above, {name: render_decimal(getattr(tier.rates, name)) for name in Rates.__struct_fields__})
         for tier in tiers
     )
-    terms = msgspec.json.encode(msgspec.structs.replace(origin, request=render_dollars(request), tiers=worded))
+    terms = msgspec.json.encode(msgspec.structs.replace(origin, request=render_decimal(request), tiers=worded))
     return hashed(tiers, request, terms)
 
 
@@ -282,27 +282,9 @@ def parse_terms(terms: bytes) -> Price:
     """The price that these terms word, for an old receipt. Raises ValueError."""
     worded = msgspec.json.decode(terms, type=Terms)
     tiers = tuple(
-        Tier(tier.above, msgspec.convert({name: parse_dollars(rate) for name, rate in tier.rates.items()}, Rates))
+        Tier(tier.above, msgspec.convert({name: parse_decimal(rate) for name, rate in tier.rates.items()}, Rates))
         for tier in worded.tiers
     )
     if not tiers or tiers[0].above != 0:
         raise ValueError("terms without a first tier")
-    return hashed(tiers, parse_dollars(worded.request), terms)
-
-
-# Dollars
-
-
-def parse_dollars(text: str) -> int:
-    """`0.15` → 150000000 billionths. Raises ValueError above nine places, and on anything with a sign or an e."""
-    match = re.fullmatch(r"([0-9]{1,30})(?:\.([0-9]{1,9}))?", text, re.ASCII)
-    if match is None:
-        raise ValueError(f"{text!r} is not an amount such as 0.15")
-    return int(match[1] + (match[2] or "").ljust(9, "0"))
-
-
-def render_dollars(amount: int, places: int = 9) -> str:
-    """150000000 → `0.15`: a decimal string, exact and as short as it can be. `places`: 10⁻ᵖˡᵃᶜᵉˢ USD is the unit."""
-    digits = str(abs(amount)).rjust(places + 1, "0")
-    text = f"{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")
-    return "-" + text if amount < 0 else text
+    return hashed(tiers, parse_decimal(worded.request), terms)

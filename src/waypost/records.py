@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Usage(msgspec.Struct, frozen=True, array_like=True):
+class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens, each counted once: the prompt is the sum of the first six, the completion that of the last four."""
 
     fresh: int = 0  # text of the prompt that no cache had
@@ -43,11 +43,11 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
         return self.output + self.reasoning + self.audio_output + self.image_output
 
 
-class Line(msgspec.Struct, frozen=True, array_like=True):
+class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Whatever stands in a journal."""
 
 
-class Opened(Line, frozen=True, tag=1):
+class Opened(Line, frozen=True, gc=False, tag=1):
     """A request is about to cost something. `holds`: units it has taken of each meter, by the meter's name."""
 
     id: bytes
@@ -62,7 +62,7 @@ class Opened(Line, frozen=True, tag=1):
     estimated_cost: int  # what those tokens cost: the charge if the worker dies before it can say more
 
 
-class Attempted(Line, frozen=True, tag=2):
+class Attempted(Line, frozen=True, gc=False, tag=2):
     """An attempt at an upstream failed. `status` is the upstream's, 0 if it sent none."""
 
     id: bytes
@@ -75,7 +75,7 @@ class Attempted(Line, frozen=True, tag=2):
     milliseconds: int
 
 
-class Settled(Line, frozen=True, tag=3):
+class Settled(Line, frozen=True, gc=False, tag=3):
     """A request is over, however it ended.
 
     `status` is the HTTP status that the caller saw; `code` is empty for a whole answer, a row of `errors.TABLE`, or
@@ -101,7 +101,7 @@ class Settled(Line, frozen=True, tag=3):
     raw: bytes
 
 
-class Tally(Line, frozen=True, tag=4):
+class Tally(Line, frozen=True, gc=False, tag=4):
     """What a worker counted since its last tally: refusals by code, calls for leases, look-ups of keys."""
 
     at: int
@@ -110,7 +110,7 @@ class Tally(Line, frozen=True, tag=4):
     look_ups: int
 
 
-class Priced(Line, frozen=True, tag=5):
+class Priced(Line, frozen=True, gc=False, tag=5):
     """A price that lines of this journal name: written before the first of them. `terms` is JSON, for receipts."""
 
     version: str

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import mmap
 import os
 import pathlib
 import signal
 import socket
+import struct
 import sys
 import time
 import traceback
@@ -28,6 +30,9 @@ PAUSES = (0.0, 0.1, 0.5, 2.0, 5.0)  # seconds before the first, second, … rest
 KILL_AFTER = 5.0  # seconds over the drain before what is left is killed
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 CANNOT_START = 78  # EX_CONFIG: a restart would not help
+STANDSTILL = 8.0  # seconds without a pulse after which a child is taken to stand still
+SECOND_LOOK = 1.5  # seconds until that is believed: a machine that was paused as a whole needs a moment
+PULSE = struct.Struct("<d")
 
 
 class Child:
@@ -36,12 +41,13 @@ class Child:
     def __init__(
         self,
         name: str,
-        run: Callable[[int], None],
+        run: Callable[[int, Callable[[], None]], None],
         order: int,
         sock: socket.socket | None = None,
         reloads: bool = True,
     ) -> None:
-        """`run` gets the reading end of a pipe that closes when the supervisor dies; `order`: 0 stops last.
+        """`run` gets the reading end of a pipe that closes when the supervisor dies, and what to call every second once
+        it is at work, so that it is not taken to stand still. `order`: 0 stops last.
 
         `sock` is the listener it keeps; it loses those of others. `reloads`: it takes SIGHUP.
         """
@@ -54,6 +60,21 @@ class Child:
         self.started = 0.0
         self.restarts = 0
         self.due = 0.0  # when to start it next
+        self.pulse = mmap.mmap(-1, PULSE.size)  # shared with the child: when it was last known to move, 0 before
+        self.doubted = 0.0  # since when it seems to stand still
+
+    def beat(self) -> None:
+        """The child moves."""
+        PULSE.pack_into(self.pulse, 0, time.monotonic())
+
+    def stands_still(self, now: float) -> bool:
+        """Has it not moved for too long, and is that so at a second look, too?"""
+        (latest,) = PULSE.unpack_from(self.pulse, 0)
+        if not self.pid or not latest or now - latest < STANDSTILL:
+            self.doubted = 0.0
+            return False
+        self.doubted = self.doubted or now
+        return now - self.doubted >= SECOND_LOOK
 
 
 class Supervisor:
@@ -66,7 +87,7 @@ class Supervisor:
         data: pathlib.Path,
         sockets: list[socket.socket],
         watched: pathlib.Path | None,
-        keeper: Callable[[config.Config, int], None],
+        keeper: Callable[[config.Config, int, Callable[[], None]], None],
         simulator: Callable[[int], None] | None = None,
     ) -> None:
         """`settings` is what `load` read at first; `watched` the file that it reads."""
@@ -81,14 +102,14 @@ class Supervisor:
         self._alive, self._held = os.pipe()
         self._stopping = False
         self._failed = 0
-        self.children = [Child("keeper", lambda parent: keeper(self._settings, parent), 0)]
+        self.children = [Child("keeper", lambda parent, beat: keeper(self._settings, parent, beat), 0)]
         if simulator is not None:
-            self.children.append(Child("simulator", simulator, 0, reloads=False))
+            self.children.append(Child("simulator", lambda parent, beat: simulator(parent), 0, reloads=False))
         for number, sock in enumerate(sockets):
             self.children.append(Child(f"worker {number + 1}", self._worker(number, sock), 1, sock))
 
-    def _worker(self, number: int, sock: socket.socket) -> Callable[[int], None]:
-        return lambda parent: run_worker(self._settings, self._load, self._data, sock, parent, number + 1)
+    def _worker(self, number: int, sock: socket.socket) -> Callable[[int, Callable[[], None]], None]:
+        return lambda parent, beat: run_worker(self._settings, self._load, self._data, sock, parent, number + 1, beat)
 
     def run(self, on_started: Callable[[], None]) -> int:
         """Until SIGTERM or SIGINT; the exit code."""
@@ -106,12 +127,15 @@ class Supervisor:
             elif got.si_signo in (signal.SIGTERM, signal.SIGINT):
                 self._stopping = True
             self._reap()
+            self._end_standstills()
             self._start_due()
         return self._stop()
 
     def _start(self, child: Child) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        PULSE.pack_into(child.pulse, 0, 0.0)
+        child.doubted = 0.0
         pid = os.fork()
         if pid == 0:
             self._become(child)
@@ -127,7 +151,7 @@ class Supervisor:
             # SIGHUP stays blocked until the child can read the configuration again; before, it would be its end.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, set(SIGNALS) - {signal.SIGHUP})
             os.setsid()  # a Ctrl-C reaches the supervisor alone, which then drains
-            child.run(self._alive)
+            child.run(self._alive, child.beat)
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
@@ -169,6 +193,14 @@ class Supervisor:
         child.due = now + pause
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         log.error("the %s ended (%s); it is started again%s", child.name, how, f" in {pause:g} s" if pause else "")
+
+    def _end_standstills(self) -> None:
+        """What stands still is killed, and so started again: it would go on taking connections that nobody answers."""
+        now = time.monotonic()
+        for child in self.children:
+            if child.stands_still(now):
+                log.error("the %s has stood still for %.0f s: it is killed", child.name, STANDSTILL)
+                os.kill(child.pid, signal.SIGKILL)
 
     def _start_due(self) -> None:
         now = time.monotonic()

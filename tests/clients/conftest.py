@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 
@@ -9,6 +10,9 @@ import pytest
 
 from tests.harness import Waypost, provider, serving
 from tests.sim.running import Running
+from waypost.config import load
+from waypost.keeper.direct import administer
+from waypost.messages import CreatedKey, CreateKey
 from waypost.sim.journal import Exchange
 
 ROUTES = """
@@ -29,6 +33,17 @@ chain = ["sim/gpt-4o-mini"]
 [plans.free]
 models = ["route/d*", "gpt-*", "sim/*", "slow/*"]
 
+[plans.two]
+requests = { day = 2, minute = 100 }
+
+[plans.cents]
+spend = { day = "0.0005" }
+
+[jwt]
+secret = "a secret of the tests, long enough for HS256"
+plan_claim = "plan"
+create_accounts = true
+
 [providers.slow]
 base_url = "BASE"
 keys = ["upstream-secret"]
@@ -41,6 +56,20 @@ def gateway(simulator: Running) -> Iterator[Waypost]:
     """`route/deepseek-v3.2`, `gpt-4o-mini` and `sim/NAME` answer; the key's plan leaves `route/secret` out."""
     with serving(provider("sim", simulator.base) + ROUTES.replace("BASE", simulator.base)) as waypost:
         yield waypost
+
+
+@pytest.fixture(scope="session")
+def key_on(gateway: Waypost) -> Callable[[str], str]:
+    """A key on a plan, of an account of its own."""
+
+    def create(plan: str) -> str:
+        settings = load(gateway.folder / "waypost.toml")
+        account = f"{plan}-{secrets.token_hex(4)}"
+        created = asyncio.run(administer(gateway.folder / "data", settings, CreateKey(account, plan)))
+        assert isinstance(created, CreatedKey), created
+        return created.key
+
+    return create
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def installed() -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def ran(gateway: Waypost) -> Ran:
+def ran(gateway: Waypost, key_on: Callable[[str], str]) -> Ran:
     """What a sample came to."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
@@ -50,7 +50,12 @@ def ran(gateway: Waypost) -> Ran:
     try:
         done = subprocess.run(
             ["node", str(script)],
-            env={**os.environ, "WAYPOST_BASE_URL": gateway.base, "WAYPOST_KEY": gateway.key},
+            env={
+                **os.environ,
+                "WAYPOST_BASE_URL": gateway.base,
+                "WAYPOST_KEY": gateway.key,
+                "WAYPOST_KEY_OF_TWO": key_on("two"),
+            },
             capture_output=True,
             text=True,
             timeout=120,
@@ -140,3 +145,14 @@ def test_errors(ran: Ran) -> None:
     assert "route/none" in errors["invalidModel"]["message"] and errors["invalidModel"]["param"] == "model"
     assert errors["down"]["requestID"].startswith("chatcmpl_")
     assert ran("badKey") == {"kind": "AuthenticationError", "status": 401, "code": "AUTHENTICATION_ERROR"}
+
+
+def test_limits_and_costs(ran: Ran) -> None:
+    refused = ran("limited")
+    assert (refused["kind"], refused["status"]) == ("RateLimitError", 429)
+    assert (refused["code"], refused["type"]) == ("DAILY_REQUEST_LIMIT_EXCEEDED", "rate_limit_error")
+    assert int(refused["retryAfter"]) > 0
+    usage = ran("cost")
+    assert usage["cost"] == pytest.approx(
+        usage["prompt_tokens"] * 0.28e-6 + usage["completion_tokens"] * 0.42e-6, abs=1e-9
+    )

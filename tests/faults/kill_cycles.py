@@ -1,15 +1,19 @@
 """kill -9 under load, again and again, and then the books are held against what clients and simulator saw.
 
-    python -m tests.faults.kill_cycles 200 [--target worker|keeper|all|supervisor|mixed] [--seed N] [--workers N]
+    python -m tests.faults.kill_cycles 200 [--target worker|keeper|both|all|supervisor|reload|mixed] [--seed N]
+                                           [--workers N] [--database sqlite|postgresql] [--sync none|second|always]
 
-`all` is every process at once, `supervisor` the supervisor alone. After each kill the load has to get a good answer
+`both` is a worker and the keeper, `all` every process at once, `supervisor` the supervisor alone; `reload` kills nobody
+but takes every unit back, and the next kill comes at once. After each kill the load has to get a good answer
 before the next; the moment of a kill is drawn from up to `--pause` seconds. Exit code 1 if a rule is broken.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -21,8 +25,9 @@ from tests.faults.crowd import Crowd
 from tests.faults.hosts import Host, host
 from tests.faults.scene import accounts, own_simulator, scene, verdict
 from tests.harness import wait_until
+from tests.postgres import running_postgres
 
-TARGETS = ("worker", "keeper", "all", "supervisor")
+TARGETS = ("worker", "keeper", "all", "reload", "supervisor", "both")
 
 
 class Told(msgspec.Struct):
@@ -44,15 +49,28 @@ class Told(msgspec.Struct):
         )
 
 
-def run(cycles: int, target: str, seed: int, *, clients: int = 24, workers: int = 2, pause: float = 2.0) -> Told:
-    """So many kills, and the verdict."""
+def run(
+    cycles: int,
+    target: str,
+    seed: int,
+    *,
+    clients: int = 24,
+    workers: int = 2,
+    pause: float = 2.0,
+    rest: float = 0.2,
+    database: str = "sqlite",
+    sync: str = "none",
+) -> Told:
+    """So many kills, and the verdict. `pause`, `rest`: seconds between kills at most, between requests on average."""
     dice = random.Random(seed)
     began = time.monotonic()
     with own_simulator() as simulator:
-        # About two thirds of what these accounts would ask for.
-        setting = scene(simulator.base, daily=10 + 12 * cycles, tokens=5000 + 4000 * cycles, clients=clients)
+        store = f'database = "{database}"\njournal_sync = "{sync}"\n'
+        # Some two thirds of what would be asked for.
+        daily, tokens = 5 + 4 * cycles, 1000 + 200 * cycles
+        setting = scene(simulator.base, daily=daily, tokens=tokens, clients=clients, store=store)
         with host(setting.config, workers=workers) as served:
-            crowd = Crowd(lambda: served.address, accounts(served), clients=clients, seed=seed, pause=0.2)
+            crowd = Crowd(lambda: served.address, accounts(served, setting), clients=clients, seed=seed, pause=rest)
             crowd.start()
             kills: Counter[str] = Counter()
             recoveries = []
@@ -65,7 +83,7 @@ def run(cycles: int, target: str, seed: int, *, clients: int = 24, workers: int 
                 wait_until(lambda: crowd.seen(200, at), f"a good answer after killing {kind}", 60)  # noqa: B023
                 recoveries.append(time.time() - at)
             log = crowd.stop()
-            findings = verdict(served, simulator, log, setting.limits)
+            findings = verdict(served, simulator, log, setting.limits, database)
             statuses = Counter(asked.status for asked in log)
             return Told(kills, recoveries, statuses, findings, time.monotonic() - began)
 
@@ -78,6 +96,12 @@ def kill(served: Host, kind: str, dice: random.Random) -> None:
     elif kind == "keeper":
         wait_until(served.keeper, "a keeper to kill")
         served.kill(served.keeper())
+    elif kind == "both":
+        wait_until(lambda: served.workers() and served.keeper(), "a worker and a keeper to kill")
+        served.kill(dice.choice(served.workers()), served.keeper())
+    elif kind == "reload":
+        assert served.process is not None
+        served.process.send_signal(signal.SIGHUP)
     elif kind == "all":
         served.kill_all()
         served.start()
@@ -93,8 +117,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pause", type=float, default=2.0)
+    parser.add_argument("--rest", type=float, default=0.2)
+    parser.add_argument("--sync", choices=["none", "second", "always"], default="none")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     options = parser.parse_args()
-    told = run(options.cycles, options.target, options.seed, workers=options.workers, pause=options.pause)
+    with contextlib.ExitStack() as stack:
+        database = "sqlite"
+        if options.database == "postgresql":
+            database = stack.enter_context(stack.enter_context(running_postgres()).fresh())
+        told = run(
+            options.cycles,
+            options.target,
+            options.seed,
+            workers=options.workers,
+            pause=options.pause,
+            rest=options.rest,
+            sync=options.sync,
+            database=database,
+        )
     print(told)
     return 1 if told.findings.violations else 0
 

@@ -1,4 +1,4 @@
-"""Requests spread over workers by choice: which worker has a connection is the kernel's draw, but it can be looked up."""
+"""Requests spread over workers by choice: which worker has a connection is the kernel's draw, but can be looked up."""
 
 from __future__ import annotations
 

@@ -43,10 +43,9 @@ def asked(number: int, status: int = 200, code: str = "", end: str = "whole") ->
 
 
 def row(number: int, **fields: Any) -> Row:
-    good = Row(
-        f"id{number}", 1, NOON + number + 0.1, "m", False, {DAY: 1}, "1-a", 200, "", 1, 1, 12, 5, Usage(fresh=8, output=4),
-        False, 0.1,
-    )  # fmt: skip
+    usage = Usage(fresh=8, output=4)
+    at = NOON + number + 0.1
+    good = Row(f"id{number}", 1, at, "m", False, {DAY: 1}, "1-a", 200, "", 1, 1, 12, 5, usage, False, 0.1)
     return msgspec.structs.replace(good, **fields)
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM while answers are under way: whole if they can be in time, an error frame if not, and every one has its row."""
+"""SIGTERM while answers are under way: whole if they can be in time, else an error frame; and every one has its row."""
 
 from __future__ import annotations
 

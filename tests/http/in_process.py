@@ -13,8 +13,9 @@ import uvloop
 
 from tests.harness import DEADLINE, Client
 from waypost.errors import Refusal
+from waypost.http.exchange import Exchange
 from waypost.http.message import Limits
-from waypost.http.server import Exchange, Server
+from waypost.http.server import Server
 from waypost.http.timers import Deadlines
 
 

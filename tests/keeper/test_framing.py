@@ -37,9 +37,9 @@ WIRE = b"".join(render_frame(*frame) for frame in TRANSCRIPT)
 
 
 def test_a_frame_is_a_length_and_messagepack():
-    frame = render_frame(1, Hello(7, 1))
+    frame = render_frame(1, Failed("NOT_FOUND", "gone"))
     assert frame[:4] == struct.pack(">I", len(frame) - 4)
-    assert msgspec.msgpack.decode(frame[4:]) == [1, ["Hello", 7, 1]]
+    assert msgspec.msgpack.decode(frame[4:]) == [1, ["Failed", "NOT_FOUND", "gone"]]
 
 
 def test_split_at_every_byte():

@@ -13,6 +13,7 @@ from sqlalchemy import insert, select, update
 
 from tests.keeper.running import data_folder
 from waypost.config import Plan
+from waypost.dollars import NANO
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.store.database import Database
 from waypost.keeper.store.sqlite import open_sqlite
@@ -39,7 +40,6 @@ from waypost.messages import (
     SetAccount,
     ShowKey,
 )
-from waypost.policy.dollars import NANO
 
 NOW = 1_795_300_000
 PLANS = {"free": Plan(models=("route/*",), requests={"day": 50, "minute": 10}, spend={"day": "5"}), "max": Plan()}

@@ -17,7 +17,8 @@ from waypost.config import Price
 from waypost.keeper.direct import price_list
 from waypost.keeper.prices import PAGE, PriceList, Prices
 from waypost.link import MAX_FRAME, render_frame
-from waypost.messages import CreateKey, Failed, FindNative, ListNatives, NativeRecord
+from waypost.listing import FindNative, ListNatives, NativeRecord
+from waypost.messages import CreateKey, Failed
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EVERYONE = tuple(row.name for row in providers.TABLE)

@@ -10,11 +10,11 @@ from sqlalchemy import select
 from tests.keeper.pages import serving_pages
 from waypost.api.endpoints import BY_NAME, Burst
 from waypost.config import Plan
+from waypost.dollars import NANO
 from waypost.errors import Refusal
 from waypost.keeper.store import tables
 from waypost.keeper.web.bursts import MANY, Bursts
 from waypost.messages import CreditAccount
-from waypost.policy.dollars import NANO
 
 TERMS = {
     "label": "ci",

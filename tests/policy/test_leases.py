@@ -1,7 +1,9 @@
 """Leases as a state machine: workers, keepers, hosts, crashes, recalls and changes of limits against one plain number.
 
 The oracle is as simple as can be: a request is admitted if, and only if, what is spent and what it needs fit under the
-limit. Nothing that is unspent anywhere may stand in its way, and nothing may be spent twice.
+limit. Nothing that is unspent anywhere may stand in its way, and nothing may be spent twice. Where requests spend more
+than they took, the limit is passed by no more than what they have not been able to tell; where limits change, the
+highest that any worker has known bounds what is spent, since what was taken under it may be spent later.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(0, 60))
     def begin(self, limit):
-        self.limit = limit
+        self.limit = self.highest = limit
         self.taken = 0
         self.held: dict[str, int] = {}
         self.recalled: dict[str, bool] = {}
@@ -168,6 +170,13 @@ class LeaseMachine(RuleBasedStateMachine):
             for host in self.hosts
         )
 
+    @property
+    def untold(self) -> int:
+        """Units that were spent beyond what was taken, of which the store, or even the keeper, has not heard."""
+        workers = [worker for host in self.hosts for worker in [*host.workers.values(), *host.dead.values()]]
+        debts = [worker.units for worker in workers] + [host.meter.free for host in self.hosts]
+        return sum(max(0, -units) for units in debts)
+
     def move(self, host: Host, move: Move) -> None:
         self.statements += 1
         host.meter.leaves(move)
@@ -182,7 +191,8 @@ class LeaseMachine(RuleBasedStateMachine):
     def surrender(self, host: Host) -> None:
         host.recall(host.meter.recallable("", host.linked))
         if host.meter.is_missing("", host.linked):
-            host.close_dead()
+            self.find_missing(host)
+            host.recall(host.meter.recallable("", host.linked))
         self.move(host, host.meter.surrender())
 
     def take(self, host: Host, worker: Worker, need: int) -> bool:
@@ -200,11 +210,8 @@ class LeaseMachine(RuleBasedStateMachine):
                 host.recall(meter.recallable(worker.journal, host.linked))
                 missing += before - worker.total
             elif step is Step.DEAD:
-                host.close_dead()
+                self.find_missing(host)
                 tried = [each for each in tried if each is not Step.WORKERS]
-                for other in host.workers.values():
-                    if not other.is_linked:
-                        self.link(host, other)
             else:
                 for name in meter.holding:
                     self.surrender(next(each for each in self.hosts if each.name == name))
@@ -220,12 +227,16 @@ class LeaseMachine(RuleBasedStateMachine):
         worker.is_recalled = worker.is_recalled and not units
         return worker.units >= need
 
+    def find_missing(self, host: Host) -> None:
+        """The dead are read to the end; the living come back."""
+        host.close_dead()
+        for other in host.workers.values():
+            if not other.is_linked:
+                self.link(host, other)
+
     def link(self, host: Host, worker: Worker) -> None:
         worker.is_linked = True
         host.meter.stated(worker.journal, worker.total)
-        self.host_returns(host, worker)
-
-    def host_returns(self, host: Host, worker: Worker) -> None:
         host.come_back(worker, 0)
 
     def pick(self, host, worker):
@@ -241,20 +252,24 @@ class LeaseMachine(RuleBasedStateMachine):
         if len(host.workers) < 4:
             self.journals += 1
             host.workers[f"j{self.journals}"] = Worker(f"j{self.journals}", self.limit)
+            self.highest = max(self.highest, self.limit)
 
     @rule(host=st.integers(0, 2), worker=st.integers(0, 3), need=st.integers(1, 6))
     def request(self, host, worker, need):
         host, worker = self.pick(host, worker)
         if worker is None:
             return
-        fits = self.spent + need <= worker.limit
+        left = worker.limit - self.spent
+        most = self.highest - self.spent
+        untold = self.untold
         if worker.units < need:
             if not worker.is_linked:
                 return
             admitted = self.take(host, worker, need)
         else:
             admitted = True
-        assert admitted == fits, f"{need} of {worker.limit - self.spent} left"
+        assert admitted or need > left, f"{need} of {left} refused"
+        assert not admitted or need <= most + untold, f"{need} of {most} admitted"
         if admitted:
             worker.units -= need
             worker.write(need)
@@ -345,6 +360,7 @@ class LeaseMachine(RuleBasedStateMachine):
             worker.is_recalled = True
             host.come_back(worker, 0)
         worker.limit = self.limit
+        self.highest = max(self.highest, self.limit)
 
     # What always holds
 
@@ -379,7 +395,7 @@ class OneHostMachine(LeaseMachine):
             if not worker.is_linked:
                 self.link(host, worker)
         worker = next(iter(host.workers.values()), None)
-        if worker is None or self.spent + need <= worker.limit or host.meter.free < 0:
+        if worker is None or self.spent + need <= worker.limit or host.meter.free < 0 or worker.units >= need:
             return
         self.take(host, worker, need)
         before = self.statements

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waypost.config import Plan, covers
+from waypost.dollars import MAX_NANO, NANO, parse_dollars, render_dollars
 from waypost.messages import KeyTerms
-from waypost.policy.dollars import MAX_NANO, NANO, parse_dollars, render_dollars
 from waypost.policy.terms import TermsRefused, check_terms
 
 NOW = 1_795_300_000.5

@@ -20,10 +20,10 @@ from tests.sim.running import Running
 from waypost.api.endpoints import BY_NAME
 from waypost.errors import Refusal
 from waypost.http.client import BROKEN, CLOSED, CONNECT, TIMEOUT, UpstreamFailure
+from waypost.http.exchange import Exchange
 from waypost.http.head import Head
 from waypost.http.message import Limits
 from waypost.http.pool import Names
-from waypost.http.server import Exchange
 from waypost.http.timers import Deadlines
 from waypost.link import http_socket_path
 from waypost.messages import Identity

@@ -427,8 +427,8 @@ def test_50_000_known_keys_keep_the_cache_at_its_bound():
             identifying(data) as (_, identities),
         ):
             tokens = [mint_key().encode() for _ in range(50_000)]
-            for start in range(0, len(tokens), 1000):
-                await asyncio.gather(*map(identities.look_up, tokens[start : start + 1000]))
+            for start in range(0, len(tokens), 100):
+                await asyncio.gather(*map(identities.look_up, tokens[start : start + 100]))
                 assert len(identities) <= 20_000
             assert len(identities) == 20_000 and identities.look_ups == 50_000
             assert identities.cached(tokens[-1]) and identities.cached(tokens[-20_000])

@@ -18,9 +18,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.harness import wait_until
+from waypost.config import Config
+from waypost.errors import Refusal
 from waypost.journal_file import HEADER, LineError, alive_name, parse_file_name, parse_header, read_lines, segment_name
 from waypost.records import AnyLine, Opened, Priced, Settled, Tally, Usage
+from waypost.worker import books
 from waypost.worker.journal import Journal, JournalUnavailable, Sync, fdatasync
+from waypost.worker.leases import Leases
 
 TOKEN = "0123456789abcdef"
 NAME = f"1-{TOKEN}"
@@ -383,6 +387,24 @@ def test_a_disk_that_cannot_force_refuses_until_it_can(tmp_path: pathlib.Path) -
     asyncio.run(asyncio.wait_for(run(), 60))
     assert written_in(tmp_path) == [opened(1), opened(2)]
     assert len(segments_of(tmp_path)) == 2, "pages that could not be written are not trusted again"
+
+
+def test_a_request_whose_line_is_not_on_the_disk_is_not_made(tmp_path: pathlib.Path) -> None:
+    platter = Platter()
+
+    async def run() -> None:
+        with journal_in(tmp_path, sync="always", force=platter, loop=asyncio.get_running_loop()) as journal:
+            own = books.Books(Leases(), journal, Config(), lambda: 0)
+            platter.broken = True
+            own.write_opened(opened(1))
+            waiting = journal.synced()
+            assert waiting is not None
+            with pytest.raises(Refusal, match="cannot be written down") as caught:
+                await own.on_disk(waiting)
+            assert (caught.value.failure.code, caught.value.retry_after) == ("UNAVAILABLE", 5)
+            platter.broken = False
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_every_second(tmp_path: pathlib.Path) -> None:

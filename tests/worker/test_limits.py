@@ -7,10 +7,12 @@ import contextlib
 import json
 import pathlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jwt
 import pytest
 
 from tests.harness import Answer, Waypost, chat_body, post, provider, serving, wait_until
@@ -52,6 +54,10 @@ spend = {{ day = "0.01" }}
 [plans.spend-unpriced]
 spend = {{ day = "0.01" }}
 unpriced = "allow"
+[jwt]
+secret = "a secret of the tests, long enough for HS256"
+plan_claim = "plan"
+create_accounts = true
 [plans.ten]
 requests = {{ day = 10 }}
 """
@@ -285,6 +291,17 @@ def test_a_key_for_some_models(server: Waypost) -> None:
     assert ask(server, key, "route/priced").status == 200
     refused = ask(server, key)
     assert (refused.status, refused.code) == (403, "MODEL_NOT_ALLOWED")
+
+
+def test_two_plans_of_one_account_each_keep_their_own_limit(server: Waypost) -> None:
+    def token(plan: str) -> str:
+        claims = {"sub": "two-plans", "plan": plan, "exp": int(time.time()) + 600}
+        return jwt.encode(claims, "a secret of the tests, long enough for HS256", "HS256")
+
+    ten, three = token("ten"), token("daily")
+    assert [ask(server, ten).status for _ in range(5)] == [200] * 5
+    assert [ask(server, three).code for _ in range(3)] == ["DAILY_REQUEST_LIMIT_EXCEEDED"] * 3
+    assert [ask(server, ten).status for _ in range(6)] == [200] * 5 + [429]
 
 
 def test_an_exhausted_limit_never_reaches_an_upstream(server: Waypost, simulator: Running) -> None:

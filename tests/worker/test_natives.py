@@ -25,7 +25,8 @@ from waypost import config, providers
 from waypost.errors import Refusal
 from waypost.http.pool import Names
 from waypost.http.timers import Deadlines
-from waypost.messages import Failed, FindNative, Hello, ListNatives, NativeRecord, NativeRecords
+from waypost.listing import FindNative, ListNatives, NativeRecord, NativeRecords
+from waypost.messages import Failed, Hello
 from waypost.policy.health import Health
 from waypost.worker.catalogue import Facts, NoFacts, cards, learn
 from waypost.worker.natives import LONGEST_ID, Natives

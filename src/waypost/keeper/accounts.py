@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from waypost.config import Plan
+from waypost.dollars import MAX_NANO, render_dollars
 from waypost.keeper.account_keys import AccountKeys, parse_models
 from waypost.keeper.account_rows import RECORDS, find_account, insert_account, no_account, read_account, spent_of
 from waypost.keeper.outcome import AnyRow, Outcome, Plans, Refused, check_name
@@ -38,7 +39,6 @@ from waypost.messages import (
     ShowKey,
     is_name,
 )
-from waypost.policy.dollars import MAX_NANO, render_dollars
 
 logger = logging.getLogger("waypost.keeper")
 

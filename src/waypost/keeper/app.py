@@ -69,23 +69,45 @@ def run_keeper(
     parent: int | None = None,
     on_ready: Callable[[], None] | None = None,
     read_settings: Callable[[], Config] | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the keeper of `data` until SIGTERM, SIGINT, or the end of file on the descriptor `parent`.
 
-    `on_ready` is called once, when links are being answered. On SIGHUP, `read_settings` gives the configuration anew,
-    or raises config.ConfigError and it stays; SIGHUP may be blocked until then. Exits with `CANNOT_START` and a
-    sentence on standard error if the data folder or the database cannot be used; waits for a database that does not
-    answer yet.
+    `on_ready` is called once, when links are being answered, and `beat` every second. On SIGHUP, `read_settings` gives
+    the configuration anew, or raises config.ConfigError and it stays; SIGHUP may be blocked until then. Exits with
+    `CANNOT_START` and a sentence on standard error if the data folder or the database cannot be used; waits for a
+    database that does not answer yet.
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_keep(data, settings, parent, on_ready or (lambda: None), read_settings))
+            runner.run(_keep(data, settings, parent, on_ready or (lambda: None), read_settings, beat))
     except CannotStart as error:
         print(f"waypost keeper: {error}", file=sys.stderr)
         raise SystemExit(CANNOT_START) from None
 
 
 async def _keep(
+    data: pathlib.Path,
+    settings: Config,
+    parent: int | None,
+    on_ready: Callable[[], None],
+    read_settings: Callable[[], Config] | None,
+    beat: Callable[[], None],
+) -> None:
+    beating = asyncio.create_task(_every_second(beat))
+    try:
+        await _keep_books(data, settings, parent, on_ready, read_settings)
+    finally:
+        beating.cancel()
+
+
+async def _every_second(beat: Callable[[], None]) -> None:
+    while True:
+        beat()
+        await asyncio.sleep(1.0)
+
+
+async def _keep_books(
     data: pathlib.Path,
     settings: Config,
     parent: int | None,

@@ -13,18 +13,8 @@ import msgspec
 
 from waypost.keeper.folder import FolderTaken, FolderUnusable, taken
 from waypost.link import Framed, LinkError, LinkLost, is_too_long, socket_path
-from waypost.messages import (
-    AccountRecords,
-    AnyMessage,
-    Failed,
-    FindNative,
-    FindPrices,
-    KeyRecords,
-    ListAccounts,
-    ListKeys,
-    ListNatives,
-    VerifyLedger,
-)
+from waypost.listing import FindNative, FindPrices, ListNatives
+from waypost.messages import AccountRecords, AnyMessage, Failed, KeyRecords, ListAccounts, ListKeys, VerifyLedger
 
 if TYPE_CHECKING:
     from waypost.config import Config

@@ -10,14 +10,13 @@ from waypost.keeper.accounts import Accounts
 from waypost.keeper.meters import Meters
 from waypost.keeper.prices import Prices
 from waypost.link import Framed
+from waypost.listing import FindNative, FindPrices, ListNatives
 from waypost.messages import (
     PROTOCOL,
     AnyMessage,
     BreakerNews,
     BreakerRow,
     Failed,
-    FindNative,
-    FindPrices,
     Forget,
     ForgetAccount,
     ForgetAll,
@@ -25,7 +24,6 @@ from waypost.messages import (
     KilledStreams,
     KillStreams,
     ListBreakers,
-    ListNatives,
     Trouble,
     VerifyLedger,
     Welcome,

@@ -7,12 +7,14 @@ are not spent has been asked for them: the host's other workers, workers that ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
+from waypost.keeper.desks import Desk, Desks
 from waypost.keeper.mover import Mover
 from waypost.keeper.recalls import Recalls, Session
 from waypost.keeper.store.counters import Counters, StoreUnavailable
@@ -51,18 +53,6 @@ class Journals(Protocol):
         ...
 
 
-class Desk:
-    """A meter, the lock under which one want of it is decided, and what that decision waits for."""
-
-    __slots__ = ("lock", "meter", "mover", "waits_for")
-
-    def __init__(self, meter: HostMeter, mover: Mover) -> None:
-        self.meter = meter
-        self.mover = mover
-        self.lock = asyncio.Lock()
-        self.waits_for = ""
-
-
 class Meters:
     """Every meter that this host has units of.
 
@@ -81,13 +71,13 @@ class Meters:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.on_state: list[Callable[[], None]] = []  # called when `why_not_ready` has changed
-        self._database = Mover(database, self._state_changed)
-        self._fast = Mover(fast, self._state_changed) if fast is not None else None
+        self._desks = Desks(
+            Mover(database, self._state_changed), Mover(fast, self._state_changed) if fast is not None else None
+        )
         self._journals = journals
         self._live = live
         self._on_outage = on_outage
         self._clock = clock
-        self._desks: dict[str, Desk] = {}
         self._sessions: dict[Framed, Session] = {}
         self._by_journal: dict[str, Session] = {}
         self._ahead: dict[Framed, list[tuple[str, int]]] = {}
@@ -107,11 +97,11 @@ class Meters:
         That begins when every worker that is alive has said what it has, and what the dead have spent is known.
         """
         for meter in loaded:
-            self._desks[meter.name] = Desk(meter, self._mover(meter.name))
+            self._desks.add(meter)
         self._spawn(self._open_up(set(self._live())))
-        for mover in self._movers():
+        for mover in self._desks.movers:
             if mover.counters.is_shared:
-                self._spawn(mover.counters.listen(self._called_back))
+                self._spawn(mover.counters.listen(self._called_back, self._forgotten))
         self._later(ENDED_SECONDS, self._forget_ended)
 
     async def close(self) -> None:
@@ -121,7 +111,7 @@ class Meters:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for mover in self._movers():
+        for mover in self._desks.movers:
             await mover.close()
             await mover.counters.close()
 
@@ -130,12 +120,12 @@ class Meters:
         """Empty when limits can be taken, or are handed out on credit."""
         if self._on_outage != "closed":
             return ""
-        return next((mover.why_not_ready for mover in self._movers() if mover.why_not_ready), "")
+        return next((mover.why_not_ready for mover in self._desks.movers if mover.why_not_ready), "")
 
     @property
     def store_calls(self) -> int:
         """How often a store was asked."""
-        return sum(mover.calls for mover in self._movers())
+        return sum(mover.calls for mover in self._desks.movers)
 
     def meter(self, name: str) -> HostMeter | None:
         """What this host has of a meter, None if it has nothing."""
@@ -149,7 +139,7 @@ class Meters:
         await self._journals.close_dead()
         # Under which limits the host's units were taken is not written down, so what is shared is sorted out afresh.
         sessions = list(self._by_journal.values())
-        shared = [desk.meter for desk in self._desks.values() if desk.meter.is_shared]
+        shared = [desk.meter for desk in self._desks if desk.meter.is_shared]
         if shared and await self._recalls.make("", sessions):
             for meter in shared:
                 for session in sessions:
@@ -169,17 +159,15 @@ class Meters:
         session = Session(peer, hello.worker, hello.journal, {name for name, _ in totals})
         self._sessions[peer] = self._by_journal[hello.journal] = session
         for name, total in totals:
-            desk = self._desks.get(name)
-            if desk is None:
-                desk = self._desks[name] = Desk(self._new_meter(name, 0, is_loaded=True), self._mover(name))
+            desk = self._desks.old(name)
             desk.meter.stated(hello.journal, total)
             self._tidy_if_needed(desk.meter)
-        for name, desk in self._desks.items():
-            if name not in session.known and hello.journal in desk.meter.shares:
-                session.unsure.add(name)
+        for desk in self._desks:
+            if desk.meter.name not in session.known and hello.journal in desk.meter.shares:
+                session.unsure.add(desk.meter.name)
         if hello.is_fresh:
             for name in session.unsure:
-                self._desks[name].meter.stated(hello.journal, 0)
+                self._desks.old(name).meter.stated(hello.journal, 0)
             self._has_settled(session)
         else:
             self._spawn(self._settle(session))
@@ -240,6 +228,8 @@ class Meters:
         session = self._by_journal.get(journal)
         for name, count in units.items():
             desk = self._desks.get(name)
+            if desk is None and not self._opened.is_set():
+                desk = self._desks.old(name)
             if desk is None:
                 continue
             desk.meter.wrote(journal, count)
@@ -248,7 +238,7 @@ class Meters:
 
     def closed(self, journal: str) -> None:
         """A dead worker's journal is in the books to its end."""
-        for desk in self._desks.values():
+        for desk in self._desks:
             if journal in desk.meter.shares:
                 desk.meter.closed(journal)
                 self._tidy_if_needed(desk.meter)
@@ -256,49 +246,46 @@ class Meters:
     # Wants
 
     def _take(self, session: Session, take: Take) -> None:
-        grants, slow = [], []
-        for want in take.wants:
-            grant = self._grant_at_once(session, want)
-            if grant is not None:
-                grants.append(grant)
-            else:
-                slow.append(want)
-        if slow:
-            self._spawn(self._take_slowly(session, take.serial, grants, slow))
-        else:
+        if all(self._is_easy(session, want) for want in take.wants):
+            grants = [self._grant(session, self._desks.of(want).meter, want, want.need) for want in take.wants]
             session.peer.push(Grant(take.serial, tuple(grants)))
+        else:
+            self._spawn(self._take_slowly(session, take))
 
-    async def _take_slowly(self, session: Session, serial: int, grants: list[Granted], wants: list[Want]) -> None:
-        grants += await asyncio.gather(*(self._decide_in_time(session, want) for want in wants))
-        if not session.is_lost:
-            session.peer.push(Grant(serial, tuple(grants)))
-
-    def _grant_at_once(self, session: Session, want: Want) -> Granted | None:
-        """The answer, if it needs nobody else's."""
+    def _is_easy(self, session: Session, want: Want) -> bool:
+        """Can it be answered without anybody else?"""
         if not self._opened.is_set() or not session.is_sure_of(want.meter):
-            return None
-        desk = self._desk(want)
+            return False
+        desk = self._desks.of(want)
         if desk.lock.locked():
-            return None
+            return False
         step = desk.meter.next_step(want.need, min(want.limit, MOST), session.journal, self._by_journal, ())
-        if step is Step.GRANT or (step is Step.REFUSE and not self._unsure_of(want.meter)):
-            return self._grant(session, desk.meter, want, want.need)
-        return None
+        return step is Step.GRANT or (step is Step.REFUSE and not self._unsure_of(want.meter))
 
-    async def _decide_in_time(self, session: Session, want: Want) -> Granted:
-        desk = self._desk(want)
-        waits_for = "the keeper has just started and has not heard of every worker"
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._opened.wait()
-                waits_for = "the books are behind"
-                if not session.is_sure_of(want.meter):
-                    await session.settled.wait()
-                waits_for = ""
-                async with desk.lock:
-                    return await self._decide(session, desk, want)
-        except TimeoutError:
-            return _failed(want, waits_for or desk.waits_for)
+    async def _take_slowly(self, session: Session, take: Take) -> None:
+        """What is decided leaves before anything else is decided of the same meters: so nobody is asked to return units
+        that he has not heard of. Locks are taken in the order of names, which everybody keeps to.
+        """
+        wants = sorted(take.wants, key=lambda want: want.meter)
+        grants: list[Granted] = []
+        async with contextlib.AsyncExitStack() as locks:
+            waits_for = "the keeper has just started and has not heard of every worker"
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self._opened.wait()
+                    waits_for = "the books are behind"
+                    if not all(session.is_sure_of(want.meter) for want in wants):
+                        await session.settled.wait()
+                    waits_for = ""
+                    for want in wants:
+                        await locks.enter_async_context(self._desks.of(want).lock)
+                    for want in wants:
+                        grants.append(await self._decide(session, self._desks.of(want), want))
+            except TimeoutError:
+                missing = wants[len(grants) :]
+                grants += [_failed(want, waits_for or self._desks.of(want).waits_for) for want in missing]
+            if not session.is_lost:
+                session.peer.push(Grant(take.serial, tuple(grants)))
 
     async def _decide(self, session: Session, desk: Desk, want: Want) -> Granted:
         """One step after the other until there is enough, or everything has been tried."""
@@ -379,6 +366,15 @@ class Meters:
         if desk is not None and self._opened.is_set():
             self._spawn(self._surrender(desk))
 
+    def _forgotten(self, name: str) -> None:
+        desk = self._desks.get(name)
+        if desk is not None and desk.meter.granted is not None:
+            self._spawn(self._restate(desk))
+
+    async def _restate(self, desk: Desk) -> None:
+        async with desk.lock:
+            await desk.mover.move(desk.meter, desk.meter.restate)
+
     async def _surrender(self, desk: Desk) -> None:
         """Another host is short: it gets what is not spent here."""
         meter = desk.meter
@@ -434,41 +430,25 @@ class Meters:
                 self._spawn(self._tidy_up(desk))
 
     async def _tidy_up(self, desk: Desk) -> None:
-        async with desk.lock:
-            move = desk.meter.tidying()
-            if move is None or desk.mover.is_moving(desk.meter.name):
-                return
-            if not await desk.mover.begin(desk.meter, move):
-                return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE), desk.lock:
+                if desk.meter.free < 0:  # more was spent than taken: nobody goes on with what others have overspent
+                    await self._recall_workers(desk.meter, "")
+                move = desk.meter.tidying()
+                if move is None or desk.mover.is_moving(desk.meter.name):
+                    return
+                if not await asyncio.shield(desk.mover.begin(desk.meter, move)):
+                    return
         self._later(RETRY_SECONDS, lambda: self._tidy_if_needed(desk.meter))
 
     def _forget_ended(self) -> None:
-        past = self._clock() - ENDED_SECONDS
-        for name, desk in list(self._desks.items()):
-            if desk.meter.ends and desk.meter.ends < past and not desk.lock.locked():
-                del self._desks[name]
+        self._desks.forget_ended(self._clock() - ENDED_SECONDS)
         self._later(ENDED_SECONDS, self._forget_ended)
 
     # Small parts
 
-    def _desk(self, want: Want) -> Desk:
-        desk = self._desks.get(want.meter)
-        if desk is None:
-            desk = self._desks[want.meter] = Desk(self._new_meter(want.meter, want.ends), self._mover(want.meter))
-        desk.meter.ends = want.ends
-        return desk
-
     def _unsure_of(self, meter: str) -> Session | None:
         return next((session for session in self._by_journal.values() if meter in session.unsure), None)
-
-    def _new_meter(self, name: str, ends: int, *, is_loaded: bool = False) -> HostMeter:
-        return HostMeter(name, ends, is_shared=self._mover(name).counters.is_shared, is_loaded=is_loaded)
-
-    def _mover(self, meter: str) -> Mover:
-        return self._fast if self._fast is not None and is_fast(meter) else self._database
-
-    def _movers(self) -> list[Mover]:
-        return [self._database, *([self._fast] if self._fast is not None else [])]
 
     def _state_changed(self) -> None:
         for listener in self.on_state:
@@ -491,12 +471,6 @@ class Meters:
 
         handle = asyncio.get_running_loop().call_later(seconds, run)
         self._handles.add(handle)
-
-
-def is_fast(meter: str) -> bool:
-    """Does this meter move with every request, and end soon? Then it may live in a store that can forget."""
-    _, what, window, *_ = meter.split(":", 3)
-    return what == "streams" or (what in ("requests", "tokens") and window in ("minute", "hour", "day"))
 
 
 def _failed(want: Want, failure: str) -> Granted:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from waypost.dollars import NANO
 from waypost.errors import BY_CODE
 from waypost.keeper.pairing import Batch
-from waypost.policy.dollars import NANO
 from waypost.records import Opened, Settled, Usage
 
 if TYPE_CHECKING:

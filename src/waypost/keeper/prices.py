@@ -15,16 +15,8 @@ from decimal import Decimal
 from typing import Any
 
 from waypost import providers
-from waypost.messages import (
-    Failed,
-    FindNative,
-    FindPrices,
-    ListNatives,
-    NativeRecord,
-    NativeRecords,
-    PriceRecord,
-    PriceRecords,
-)
+from waypost.listing import FindNative, FindPrices, ListNatives, NativeRecord, NativeRecords, PriceRecord, PriceRecords
+from waypost.messages import Failed
 
 logger = logging.getLogger("waypost.keeper")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zoneinfo
 from collections.abc import Iterable, Iterator
 from datetime import UTC, tzinfo
@@ -10,9 +11,9 @@ from typing import Literal
 import msgspec
 
 from waypost.config import Plan
+from waypost.dollars import parse_dollars, render_dollars
 from waypost.errors import Refusal
 from waypost.messages import Identity
-from waypost.policy.dollars import parse_dollars, render_dollars
 from waypost.policy.windows import Kind, window_of
 
 What = Literal["requests", "tokens", "money", "streams"]
@@ -22,13 +23,14 @@ OUTPUT_RESERVE = 4096
 
 
 class Meter(msgspec.Struct, frozen=True):
-    """One limit that a caller's requests move. `ends`: seconds since 1970 UTC, 0 for never."""
+    """One limit that a caller's requests move. `starts`, `ends`: seconds since 1970 UTC, 0 for ever and never."""
 
     name: str
     what: What
     window: str  # minute, hour, day, month or total
     limit: int
     ends: int
+    starts: int = 0
 
 
 def zone_of(plan: Plan) -> tzinfo:
@@ -43,7 +45,7 @@ def meters_of(identity: Identity, plan: Plan, now: float) -> list[Meter]:
     for whose, what, window, limit in limits_of(identity, plan):
         current = window_of(window, now, zone)
         group: What = "money" if what in ("spend", "balance") else what  # type: ignore[assignment]
-        meters.append(Meter(f"{whose}:{what}:{current.name}", group, window, limit, current.ends))
+        meters.append(Meter(f"{whose}:{what}:{current.name}", group, window, limit, current.ends, current.starts))
     return meters
 
 
@@ -84,7 +86,7 @@ STREAM_PAUSE = 1  # seconds after which another stream may have ended
 def refusal_of(meter: Meter, need: int, remaining: int, now: float) -> Refusal:
     """The error for a meter that has not got `need` units; `remaining` it has."""
     whose = "the key's own" if meter.name.startswith("k") else "your plan's"
-    seconds = max(1, round(meter.ends - now + 0.5)) if meter.ends else None
+    seconds = seconds_until(meter.ends, now) if meter.ends else None
     if meter.what == "requests":
         message = f"All {meter.limit:,} requests of this {meter.window} are used; it is {whose} limit."
         return Refusal(REQUEST_CODES[meter.window], message, retry_after=seconds)
@@ -127,5 +129,10 @@ def limit_lines(meters: Iterable[tuple[Meter, int]], now: float) -> bytes:
         name = window.encode()
         lines += b"x-ratelimit-limit-%b: %d\r\n" % (name, meter.limit)
         lines += b"x-ratelimit-remaining-%b: %d\r\n" % (name, max(0, remaining))
-        lines += b"x-ratelimit-reset-%b: %d\r\n" % (name, max(1, round(meter.ends - now + 0.5)))
+        lines += b"x-ratelimit-reset-%b: %d\r\n" % (name, seconds_until(meter.ends, now))
     return lines
+
+
+def seconds_until(ends: int, now: float) -> int:
+    """Whole seconds after which a window is over, at least one."""
+    return max(1, math.ceil(ends - now))

@@ -43,6 +43,12 @@ def slice_of(remaining: int, need: int, ask: int, holders: int) -> int:
     return max(0, min(remaining, max(need, min(ask, remaining // holders))))
 
 
+def is_fast(meter: str) -> bool:
+    """Does this meter move with every request, and end soon? Then it may live in a store that can forget."""
+    _, what, window, *_ = meter.split(":", 3)
+    return what == "streams" or (what in ("requests", "tokens") and window in ("minute", "hour", "day"))
+
+
 class Move(msgspec.Struct, frozen=True):
     """What a host does to the store's number, in one atomic step.
 
@@ -107,7 +113,7 @@ class Share:
     def __init__(self) -> None:
         self.total = 0  # units, spent or not
         self.spent = 0  # by the lines of its journal that are in the books
-        self.is_idle = False  # it has nothing unspent, and returns at once what comes back
+        self.is_idle = True  # it has nothing unspent, and returns at once what comes back
 
 
 class HostMeter:
@@ -123,6 +129,7 @@ class HostMeter:
         "ends",
         "folded",
         "granted",
+        "handed_limit",
         "has_borrowed",
         "holding",
         "is_new",
@@ -143,7 +150,8 @@ class HostMeter:
         self.is_shared = is_shared
         self.is_new = not is_loaded
         self.is_partial = False  # units were taken of which nothing is known here: they count as spent
-        self.limit = MOST if is_loaded else 0  # the highest under which units were taken that are unspent
+        self.limit = MOST if is_loaded else 0  # the highest under which free units were taken
+        self.handed_limit = self.limit  # and under which those were that workers may return
         self.granted: int | None = None  # units that the host has taken from the store; None: not heard yet
         self.taken: int | None = None  # by all hosts
         self.folded = 0  # spent by journals that are closed
@@ -192,7 +200,7 @@ class HostMeter:
             return Step.STORE
         if Step.WORKERS not in tried and self.recallable(journal, linked):
             return Step.WORKERS
-        if self.is_missing(journal, linked):
+        if self.is_missing(journal, linked) or (Step.DEAD not in tried and self.is_unswept(journal, linked)):
             return Step.DEAD
         if Step.HOSTS not in tried and self.holding:
             return Step.HOSTS
@@ -210,11 +218,12 @@ class HostMeter:
         ]
 
     def is_missing(self, journal: str, linked: Collection[str]) -> bool:
-        """Does someone who cannot be asked have units that are not spent?"""
-        return any(
-            name not in linked and name != journal and not share.is_idle and share.total > share.spent
-            for name, share in self.shares.items()
-        )
+        """Is there someone who cannot be asked, and may have units that are not spent?"""
+        return any(name not in linked and name != journal and not share.is_idle for name, share in self.shares.items())
+
+    def is_unswept(self, journal: str, linked: Collection[str]) -> bool:
+        """Has somebody who cannot be asked units at all? If he is dead, what his requests reserved may come free."""
+        return any(name not in linked and name != journal and share.total > 0 for name, share in self.shares.items())
 
     def move(self, need: int, limit: int, *, is_last: bool = False) -> Move:
         """What to ask of the store for a want. `is_last`: other hosts are asked too, so all of the need or nothing."""
@@ -228,6 +237,10 @@ class HostMeter:
         """What the store should hear though nobody wants anything: debts, and what came back after a recall."""
         back = max(0, self.free) if self.is_recalled else 0
         return self._move(self.limit, 0, NO_MORE, back) if back or self.borrowed or self.free < 0 else None
+
+    def restate(self) -> Move:
+        """The store has forgotten: it is told what this host has."""
+        return self._move(self.limit, 0, NO_MORE, 0)
 
     def surrender(self) -> Move:
         """Another host is short: everything free goes back, once the workers have returned theirs."""
@@ -245,7 +258,7 @@ class HostMeter:
             back=back,
             owed=self.borrowed + max(0, -free),
             is_whole=is_whole,
-            is_empty=self.is_shared and free <= back and self._are_idle(),
+            is_empty=self.is_shared and free <= back and all(share.is_idle for share in self.shares.values()),
         )
 
     # What happens
@@ -267,22 +280,21 @@ class HostMeter:
         self.taken = answer.taken
         self.others = answer.others
         self.holding = answer.holding
-        if self.free <= answer.granted and self._are_idle():
-            self.limit = move.limit
-        else:
-            self.limit = max(self.limit, move.limit)
+        self.limit = move.limit if self.free <= answer.granted else max(self.limit, move.limit)
         self.slice = answer.granted or self.slice
         self.is_recalled = move.is_empty and not answer.granted
 
     def borrow(self, limit: int) -> bool:
         """The store cannot be asked: hand out, on credit, one more slice of the last size; once in a window.
 
-        In a window that began meanwhile it is a first slice. Never more than the store had left when last heard.
+        In a window that began meanwhile it is a first slice. Never more than a fair share of what the store had left
+        when last heard.
         """
         if self.has_borrowed or self.is_recalled or self.free < 0:
             return False
-        first = limit // (2 * (self.others + 1)) if self.is_shared else limit
-        size = min(self.slice or first, limit - (self.taken or 0))
+        hosts = self.others + 1
+        first = limit // (2 * hosts) if self.is_shared else limit
+        size = min(self.slice or first, (limit - (self.taken or 0)) // hosts)
         if size <= 0:
             return False
         if self.granted is None:
@@ -299,26 +311,31 @@ class HostMeter:
         share = self._share(journal)
         share.total += units
         share.is_idle = share.is_idle and not units
+        self.handed_limit = max(self.handed_limit, self.limit)
         return share.total
 
     def returned(self, journal: str, units: int) -> None:
         """The worker has returned them; below zero, it has spent more than it had."""
         self._share(journal).total -= units
+        self._freed()
 
     def emptied(self, journal: str) -> None:
         """The worker has answered a recall: it has nothing unspent."""
         if journal in self.shares:
             self.shares[journal].is_idle = True
+            self._freed()
 
     def stated(self, journal: str, total: int) -> None:
         """The worker says what it has."""
         share = self._share(journal)
         share.total, share.is_idle = total, False
+        self._freed()
 
     def settled(self, journal: str) -> None:
         """The worker knows nothing of this meter, and every line of its journal is in the books."""
         share = self._share(journal)
         share.total, share.is_idle = share.spent, True
+        self._freed()
 
     def wrote(self, journal: str, units: int) -> None:
         """Lines of the journal have come into the books: they took so many units, or gave some back."""
@@ -329,6 +346,14 @@ class HostMeter:
         share = self.shares.pop(journal, None)
         if share is not None:
             self.folded += share.total if self.is_partial else share.spent
+            self._freed()
+
+    def _freed(self) -> None:
+        """Units may have become free that were taken under another limit."""
+        if self.free > 0:
+            self.limit = max(self.limit, self.handed_limit)
+        if all(share.is_idle for share in self.shares.values()):
+            self.handed_limit = 0
 
     def _share(self, journal: str) -> Share:
         share = self.shares.get(journal)
@@ -338,9 +363,6 @@ class HostMeter:
 
     def _handed(self) -> int:
         return self.folded + sum(share.total for share in self.shares.values())
-
-    def _are_idle(self) -> bool:
-        return all(share.is_idle for share in self.shares.values())
 
     def _must_ask(self, limit: int) -> bool:
         """May free units be used only by returning them first? The store then decides who gets them."""

@@ -7,8 +7,8 @@ from typing import Final, Literal
 from msgspec import UNSET, UnsetType
 
 from waypost.config import Plan
+from waypost.dollars import MAX_NANO, parse_dollars, render_dollars
 from waypost.messages import KeyTerms
-from waypost.policy.dollars import MAX_NANO, parse_dollars, render_dollars
 
 MAX_REQUESTS: Final = 10**15
 MAX_PATTERNS: Final = 100

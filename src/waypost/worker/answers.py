@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest
-from waypost.http.server import Exchange
+from waypost.http.exchange import Exchange
 from waypost.worker.relay import DONE, render_error
 from waypost.worker.upstreams import Upstream
 

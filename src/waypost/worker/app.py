@@ -18,9 +18,10 @@ import uvloop
 
 from waypost import config, journal_file
 from waypost.errors import Refusal
+from waypost.http.exchange import Exchange
 from waypost.http.message import Limits
 from waypost.http.pool import Names
-from waypost.http.server import Exchange, Server
+from waypost.http.server import Server
 from waypost.http.timers import Deadlines
 from waypost.ids import Minter
 from waypost.link import socket_path
@@ -52,9 +53,12 @@ FIRST_LINK = 5.0  # seconds that a starting worker waits for the keeper before i
 class Worker:
     """The application behind one worker's listener."""
 
-    def __init__(self, settings: config.Config, data: pathlib.Path, number: int = 0) -> None:
+    def __init__(
+        self, settings: config.Config, data: pathlib.Path, number: int = 0, beat: Callable[[], None] = lambda: None
+    ) -> None:
         """To be made inside of a running event loop. Raises config.ConfigError."""
         self.clock: Callable[[], float] = time.monotonic
+        self._beat = beat
         self.mint = Minter()
         self.deadlines = Deadlines(asyncio.get_running_loop())
         self.names = Names(self.deadlines)
@@ -173,6 +177,7 @@ class Worker:
         """Once a second, what has been counted; once an hour, prices are looked at again."""
         repriced = self.clock()
         while True:
+            self._beat()
             await asyncio.sleep(1.0)
             self.books.tick()
             self.watch.tick(self.clock())
@@ -206,16 +211,18 @@ def run_worker(
     sock: socket.socket,
     parent: int,
     number: int,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Be a worker until SIGTERM, or until the supervisor at the other end of the pipe `parent` is gone.
 
-    On SIGHUP, `load` reads the configuration again; what it raises changes nothing. SIGHUP may be blocked until then.
+    `beat` is called every second. On SIGHUP, `load` reads the configuration again; what it raises changes nothing.
+    SIGHUP may be blocked until then.
     """
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        worker = Worker(settings, data, number)
+        worker = Worker(settings, data, number, beat)
 
         def reload() -> None:
             try:

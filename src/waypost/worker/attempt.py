@@ -11,7 +11,7 @@ import msgspec
 
 from waypost.formats.openai_chat import is_context_length, parse_error
 from waypost.http.client import BROKEN, BUSY, CLOSED, CONNECT_TIMEOUT, ClientConnection, UpstreamFailure, find_header
-from waypost.http.server import Exchange
+from waypost.http.exchange import Exchange
 from waypost.http.timers import NEVER, TICK, Deadlines
 from waypost.policy.failures import BY_NAME, FailureClass, class_of_status
 from waypost.worker.books import Entry

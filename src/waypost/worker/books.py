@@ -5,6 +5,7 @@ Every admitted request has one `Entry`, which is settled exactly once, in whiche
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waypost.config import Config
+from waypost.dollars import render_dollars
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, Fields, decode_fields, encode
 from waypost.formats.usage import estimate_completion, estimate_tokens, parse_usage
@@ -25,7 +27,7 @@ from waypost.worker.leases import Lease, Leases
 from waypost.worker.link import KeeperUnavailable
 
 if TYPE_CHECKING:
-    from waypost.http.server import Exchange
+    from waypost.http.exchange import Exchange
     from waypost.worker.attempt import Attempt, Outcome
     from waypost.worker.upstreams import Upstream
 
@@ -33,6 +35,7 @@ SHORT = 4096  # bytes of a request that cannot hold an inline file to speak of
 PURSES = 20_000  # callers whose meters are at hand
 RAW_USAGE = 4096  # bytes of an upstream's own usage that a receipt keeps
 NOTHING = Usage()
+NEVER = float("inf")
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -54,12 +57,13 @@ class Charge(msgspec.Struct, frozen=True):
 class Purse:
     """One caller's meters in their current windows, and the charges that need no arithmetic."""
 
-    __slots__ = ("by_use", "ends", "identity", "leases", "money", "plain", "streaming", "tokens")
+    __slots__ = ("by_use", "ends", "identity", "leases", "money", "plain", "starts", "streaming", "tokens")
 
     def __init__(self, identity: Identity, leases: list[tuple[Meter, Lease]]) -> None:
         self.identity = identity
         self.leases = leases
-        self.ends = min((meter.ends for meter, _ in leases if meter.ends), default=0)
+        self.starts = max((meter.starts for meter, _ in leases), default=0)
+        self.ends = min((meter.ends for meter, _ in leases if meter.ends), default=NEVER)
         self.tokens = [lease for meter, lease in leases if meter.what == "tokens"]
         self.money = [lease for meter, lease in leases if meter.what == "money"]
         self.by_use = bool(self.tokens or self.money)
@@ -107,6 +111,7 @@ class Books:
         self.wall = wall
         self._plans = settings.plans
         self._purses: dict[int, Purse] = {}
+        self._latest: dict[int, str] = {}  # by account: the plan whose limits its leases know
         self._streams: dict[int, set[Entry]] = {}
         self._refusals: dict[str, int] = {}
         self.priced: set[str] = set()  # versions that the journal has
@@ -125,12 +130,17 @@ class Books:
         """The caller's meters as of now. Raises Refusal where the plan is no longer configured."""
         purse = self._purses.get(id(identity))
         now = self.wall()
-        if purse is None or (purse.ends and now >= purse.ends):
+        account = identity.account_id
+        # A clock that is set back changes the window, too; and of two tokens of an account on two plans, each has its
+        # own limits of the same meters.
+        if purse is None or not purse.starts <= now < purse.ends or self._latest.get(account) != identity.plan:
             plan = self._plans.get(identity.plan)
             if plan is None:
                 raise Refusal("MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} is not configured any more.")
             if len(self._purses) >= PURSES:
                 self._purses.clear()
+                self._latest.clear()
+            self._latest[account] = identity.plan
             leases = [
                 (meter, self.leases.lease(meter.name, meter.limit, meter.ends))
                 for meter in meters_of(identity, plan, now)
@@ -181,7 +191,14 @@ class Books:
         try:
             self.journal.append(line)
         except JournalUnavailable as error:
-            raise Refusal("UNAVAILABLE", f"Requests cannot be written down: {error}", retry_after=5) from None
+            raise unwritten(error) from None
+
+    async def on_disk(self, written: asyncio.Future[None]) -> None:
+        """Wait for what `journal.synced` gave. Raises Refusal UNAVAILABLE."""
+        try:
+            await written
+        except JournalUnavailable as error:
+            raise unwritten(error) from None
 
     def name_price(self, price: Price) -> None:
         """Write down what a price is, before the first line that names it."""
@@ -348,7 +365,7 @@ class Entry:
             fields["estimated"] = msgspec.Raw(b"true")
         price = self.attempt.upstream.price if self.attempt is not None else None
         if self._request.wants_cost and price is not None:
-            fields["cost"] = msgspec.Raw(dollars_json(cost_of(price, usage)))
+            fields["cost"] = msgspec.Raw(render_dollars(cost_of(price, usage)).encode())
         return msgspec.Raw(encode(fields))
 
     def kill(self) -> None:
@@ -438,6 +455,11 @@ class Entry:
         return int((time.monotonic() - self._exchange.arrived) * 1000)
 
 
+def unwritten(error: JournalUnavailable) -> Refusal:
+    """A request that cannot be written down is not made."""
+    return Refusal("UNAVAILABLE", f"Requests cannot be written down: {error}", retry_after=5)
+
+
 def render_plain_usage(usage: Usage) -> Fields:
     """OpenAI's usage object."""
     counts = (
@@ -446,9 +468,3 @@ def render_plain_usage(usage: Usage) -> Fields:
         ("total_tokens", usage.prompt + usage.completion),
     )
     return {name: msgspec.Raw(b"%d" % value) for name, value in counts}
-
-
-def dollars_json(nano: int) -> bytes:
-    """Nano-dollars as a JSON number in USD, exact."""
-    whole, rest = divmod(nano, 10**9)
-    return b"%d.%s" % (whole, (b"%09d" % rest).rstrip(b"0") or b"0")

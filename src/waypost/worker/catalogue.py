@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from waypost import config
-from waypost.messages import AnyMessage, Failed, FindNative, ListNatives, NativeRecord, NativeRecords
+from waypost.listing import FindNative, ListNatives, NativeRecord, NativeRecords
+from waypost.messages import AnyMessage, Failed
 from waypost.worker.link import KeeperUnavailable, Link
 from waypost.worker.natives import PATIENCE_SECONDS, Natives
 from waypost.worker.upstreams import Snapshot, bare_ids, listed_providers

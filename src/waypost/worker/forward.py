@@ -16,9 +16,9 @@ import msgspec
 from waypost.api.endpoints import Endpoint
 from waypost.errors import BY_CODE, Refusal
 from waypost.http.client import BROKEN, BUSY, CLOSED, TIMEOUT, ClientConnection, UpstreamFailure, find_header
+from waypost.http.exchange import Exchange
 from waypost.http.head import Head
 from waypost.http.pool import Names, Pool, Target
-from waypost.http.server import Exchange
 from waypost.http.timers import NEVER, Deadlines
 from waypost.link import http_socket_path
 from waypost.messages import Identity

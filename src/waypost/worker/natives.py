@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from waypost.errors import Refusal
-from waypost.messages import FindNative, NativeRecord, NativeRecords
+from waypost.listing import FindNative, NativeRecord, NativeRecords
 from waypost.worker.link import Caller, KeeperUnavailable
 from waypost.worker.upstreams import Links, Snapshot
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 from waypost.api import routing_shapes as shapes
 from waypost.api.shapes import ErrorBody
+from waypost.dollars import render_dollars
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, parse_request
 from waypost.formats.usage import estimate_tokens
-from waypost.http.server import Exchange
+from waypost.http.exchange import Exchange
 from waypost.messages import Identity
 from waypost.policy.admission import OUTPUT_RESERVE, refusal_of
 from waypost.policy.chains import Candidate, Plan
-from waypost.policy.dollars import render_dollars
 from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
 from waypost.policy.stickiness import Conversation

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 
 from waypost.errors import Refusal
-from waypost.messages import AnyMessage, Failed, FindPrices, PriceRecords
+from waypost.listing import FindPrices, PriceRecords
+from waypost.messages import AnyMessage, Failed
 from waypost.pricing import Price, listed_price
 from waypost.worker.link import Caller, KeeperUnavailable
 from waypost.worker.upstreams import Snapshot
 
-log = logging.getLogger("waypost.prices")
-
 FRESH = 3600.0  # seconds after which the list is asked again: prices change, and some have an hour
-KNOWN = 10_000  # prices that are kept
+KNOWN = 10_000  # prices after which all are asked for anew
 
 
 class Prices:
@@ -32,6 +30,8 @@ class Prices:
 
         Raises Refusal UNAVAILABLE if the keeper must be asked and cannot.
         """
+        if len(self._known) > KNOWN:
+            self._known.clear()  # before it is looked at, so that what is fresh stays until it is used
         asked = list(targets)
         listed = [target for target in asked if target[0] in snapshot.listed]
         missing = tuple(target for target in listed if not self._is_fresh(target, now))
@@ -56,7 +56,5 @@ class Prices:
             if all(target in self._known for target in targets):
                 return
             raise Refusal("UNAVAILABLE", "Prices cannot be looked up at this moment; try again.", retry_after=1)
-        if len(self._known) + len(targets) > KNOWN:
-            self._known.clear()
         for target, record in zip(targets, reply.rows, strict=True):
             self._known[target] = (listed_price(record) if record is not None else None, now)

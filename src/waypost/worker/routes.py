@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import re
 import urllib.parse
 from collections.abc import Callable, Coroutine
@@ -13,7 +14,7 @@ import msgspec
 
 from waypost.api.endpoints import ENDPOINTS, MEANINGS, Endpoint, Permission, permits
 from waypost.errors import Refusal
-from waypost.http.server import Exchange
+from waypost.http.exchange import Exchange
 from waypost.messages import Identity
 from waypost.worker.answers import JSON, TEXT, cors_lines
 from waypost.worker.forward import forward
@@ -25,6 +26,8 @@ from waypost.worker.status import render_status
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
+
+log = logging.getLogger("waypost.serve")
 
 Handler = Callable[["Worker", Exchange], Coroutine[Any, None, None]]
 Answerer = Callable[["Worker", Exchange, Identity | None], Coroutine[Any, None, None]]
@@ -91,6 +94,9 @@ def guarded(endpoint: Endpoint, answerer: Answerer) -> Handler:
             worker.refuse(exchange, refusal)
         except asyncio.CancelledError:
             exchange.cut()  # the caller hung up while its key or its answer was being looked up
+        except Exception:
+            log.exception("%s %s failed", endpoint.method, endpoint.path)
+            worker.refuse(exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log says how."))
 
     return handler
 

@@ -11,7 +11,7 @@ import msgspec
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
 from waypost.formats.usage import estimate_completion
-from waypost.http.server import Exchange
+from waypost.http.exchange import Exchange
 from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
 from waypost.policy.stickiness import Conversation
@@ -57,7 +57,7 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
             await entry.admit_slowly()
         written = worker.journal.synced()
         if written is not None:
-            await written
+            await worker.books.on_disk(written)
 
         # 5. to 7.; a whole answer is settled as it leaves.
         await answer(worker, exchange, entry, request, found)

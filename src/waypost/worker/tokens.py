@@ -128,13 +128,16 @@ def check_audience(given: Any, wanted: str) -> None:
 
 
 def parse_second(claims: Mapping[str, Any], name: str) -> int | None:
-    """A claim that is a time, in whole seconds; None where it is missing. Raises BadToken."""
+    """A claim that is a time (RFC 7519: it may have a fraction), in whole seconds; None where it is missing.
+
+    Raises BadToken.
+    """
     if name not in claims:
         return None
     value = claims[name]
-    if type(value) is not int or not 0 < value <= LAST_SECOND:
-        raise BadToken(f"{name} is not a time in whole seconds")
-    return value
+    if type(value) not in (int, float) or not 0 < value <= LAST_SECOND:
+        raise BadToken(f"{name} is not a time in seconds")
+    return int(value)
 
 
 def decode_part(part: bytes) -> dict[str, Any]:

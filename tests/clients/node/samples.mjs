@@ -25,7 +25,24 @@ async function failing(request) {
   return { kind: "no error" };
 }
 
+async function limited() {
+  const two = new OpenAI({ baseURL, apiKey: process.env.WAYPOST_KEY_OF_TWO, maxRetries: 2 });
+  const request = { model: "gpt-4o-mini", messages: user("Hello") };
+  for (let n = 0; n < 2; n++) await two.chat.completions.create(request);
+  try {
+    await two.chat.completions.create(request);
+  } catch (error) {
+    const { status, code, type, headers } = error;
+    return { kind: error.constructor.name, status, code, type, retryAfter: headers.get("retry-after") };
+  }
+}
+
 const samples = {
+  limited,
+  async cost() {
+    const { usage } = await client.chat.completions.create({ model, messages: user("Hello"), usage: { include: true } });
+    return usage;
+  },
   async quickSetup() {
     return await client.chat.completions.create({
       model,

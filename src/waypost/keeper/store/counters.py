@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from sqlalchemy import BigInteger, Boolean, Insert, String, and_, bindparam, case, func, or_, select
+from sqlalchemy import BigInteger, Boolean, Insert, String, and_, bindparam, case, func, literal_column, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,6 +28,8 @@ ATTEMPTS: Final = 5
 """How often a step is tried that the database has undone in favour of another."""
 
 RELISTEN_SECONDS: Final = 1.0
+
+ZERO: Final[Any] = literal_column("0")  # in the text, so that it is the same for every driver
 
 _UNDONE: Final = ("40001", "40P01")
 
@@ -50,8 +52,10 @@ class Counters(Protocol):
         """Tell the other hosts to return what they have unspent. Raises `StoreUnavailable`."""
         ...
 
-    async def listen(self, heard: Callable[[str], None]) -> None:
-        """Call `heard(meter)` when another host is short of it, until cancelled."""
+    async def listen(self, recalled: Callable[[str], None], forgotten: Callable[[str], None]) -> None:
+        """Until cancelled, call `recalled(meter)` when another host is short of it, and `forgotten(meter)` when the
+        store has lost what hosts have of it.
+        """
         ...
 
     async def close(self) -> None:
@@ -75,6 +79,8 @@ class DatabaseCounters:
         self.is_shared = database.dialect == "postgresql"
         self._take = _take_statement(database.dialect)
         self._hold = _hold_statement(database.dialect)
+        named = sqlite.dialect(paramstyle="named")
+        self._take_text, self._hold_text = (str(each.compile(dialect=named)) for each in (self._take, self._hold))
 
     async def load(self, since: float) -> list[HostMeter]:
         """What this host has of the meters whose windows were not over at `since`, before anything of it changes.
@@ -116,55 +122,55 @@ class DatabaseCounters:
         """Part of `Counters`: all in one transaction."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with self._database.writing() as connection:
-                    # Every host changes rows in this order, so that none waits for another that waits for it.
-                    answers = {
-                        move.meter: await self._move(connection, move)
-                        for move in sorted(moves, key=lambda move: move.meter)
-                    }
-                return [answers[move.meter] for move in moves]
+                if self.is_shared:
+                    return await self._move_all(moves)
+                async with self._database.driver() as connection:  # in its thread at once: each step would be a visit
+                    answers: list[Moved] = await connection._execute(lambda: self._move_in_sqlite(connection, moves))
+                return answers
             except (SQLAlchemyError, OSError, sqlite3.Error) as error:
                 cause = getattr(error, "orig", None) or error
                 if getattr(cause, "sqlstate", None) not in _UNDONE or attempt == ATTEMPTS:
                     raise StoreUnavailable(str(cause) or type(cause).__name__) from error
         raise AssertionError
 
+    async def _move_all(self, moves: Sequence[Move]) -> list[Moved]:
+        async with self._database.writing() as connection:
+            # Every host changes rows in this order, so that none waits for another that waits for it.
+            ordered = sorted(moves, key=lambda move: move.meter)
+            answers = {move.meter: await self._move(connection, move) for move in ordered}
+        return [answers[move.meter] for move in moves]
+
     async def _move(self, connection: AsyncConnection, move: Move) -> Moved:
-        first = move.grant(0)
-        row = (
-            await connection.execute(
-                self._take,
-                {
-                    "p_meter": move.meter,
-                    "p_ends": move.ends,
-                    "p_first": first,
-                    "p_first_taken": move.owed + first,
-                    "p_limit": move.limit,
-                    "p_need": move.need,
-                    "p_share": move.share,
-                    "p_back": move.back,
-                    "p_owed": move.owed,
-                    "p_whole": move.is_whole,
-                },
-            )
-        ).one()
-        held = await connection.scalar(
-            self._hold,
-            {
-                "p_holder": self._host,
-                "p_meter": move.meter,
-                "p_units": row.granted + move.owed - move.back,
-                "p_recalled": move.is_empty and not row.granted,
-            },
-        )
-        if not self.is_shared:
-            return Moved(row.granted, row.taken, held or 0)
+        taken, granted = (await connection.execute(self._take, _taking(move))).one()
+        held = await connection.scalar(self._hold, self._holding(move, granted))
         others = select(holdings.c.holder, holdings.c.recalled).where(
             holdings.c.meter == move.meter, holdings.c.granted > 0, holdings.c.holder != self._host
         )
         rows = (await connection.execute(others)).all()
-        holding = tuple(row.holder for row in rows if not row.recalled)
-        return Moved(row.granted, row.taken, held or 0, len(rows), holding)
+        return Moved(granted, taken, held or 0, len(rows), tuple(row.holder for row in rows if not row.recalled))
+
+    def _move_in_sqlite(self, connection: Any, moves: Sequence[Move]) -> list[Moved]:
+        raw: sqlite3.Connection = connection._conn
+        answers = []
+        try:
+            raw.execute("BEGIN IMMEDIATE")
+            for move in moves:
+                taken, granted = raw.execute(self._take_text, _taking(move)).fetchone()
+                (held,) = raw.execute(self._hold_text, self._holding(move, granted)).fetchone()
+                answers.append(Moved(granted, taken, held))
+            raw.execute("COMMIT")
+        finally:
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
+        return answers
+
+    def _holding(self, move: Move, granted: int) -> dict[str, Any]:
+        return {
+            "p_holder": self._host,
+            "p_meter": move.meter,
+            "p_units": granted + move.owed - move.back,
+            "p_recalled": move.is_empty and not granted,
+        }
 
     async def call_back(self, meter: str) -> None:
         """Part of `Counters`."""
@@ -174,15 +180,30 @@ class DatabaseCounters:
         except (SQLAlchemyError, OSError) as error:
             raise StoreUnavailable(str(getattr(error, "orig", None) or error)) from error
 
-    async def listen(self, heard: Callable[[str], None]) -> None:
-        """Part of `Counters`: on a connection of its own, made anew when it is lost."""
+    async def spent(self, meter: str) -> dict[str, int]:
+        """Units of a meter that each host has spent, by its name. Raises `StoreUnavailable`."""
+        host = func.coalesce(journals.c.host, holdings.c.holder)
+        statement = (
+            select(host, func.sum(holdings.c.spent))
+            .outerjoin(journals, journals.c.name == holdings.c.holder)
+            .where(holdings.c.meter == meter)
+            .group_by(host)
+        )
+        try:
+            async with self._database.reading() as connection:
+                return {name: int(units) for name, units in (await connection.execute(statement)).all()}
+        except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(str(getattr(error, "orig", None) or error)) from error
+
+    async def listen(self, recalled: Callable[[str], None], forgotten: Callable[[str], None]) -> None:
+        """Part of `Counters`: on a connection of its own, made anew when it is lost. A database forgets nothing."""
         if self._connect is None:
             return
 
         def hear(_connection: object, _pid: int, _channel: str, payload: str) -> None:
             host, _, meter = payload.partition(" ")
             if host != self._host:
-                heard(meter)
+                recalled(meter)
 
         while True:
             with contextlib.suppress(OSError):
@@ -207,7 +228,29 @@ def open_counters(settings: Store, database: Database, host: str) -> tuple[Datab
         from waypost.keeper.store import postgres
 
         connect = functools.partial(postgres.connect, settings.database.reveal())
-    return DatabaseCounters(database, host, connect), None
+    counters = DatabaseCounters(database, host, connect)
+    limits = settings.limits.reveal()
+    if limits == "database":
+        return counters, None
+    from waypost.keeper.store.valkey import ValkeyCounters
+
+    return counters, ValkeyCounters(limits, host, counters.spent)
+
+
+def _taking(move: Move) -> dict[str, Any]:
+    first = move.grant(0)
+    return {
+        "p_meter": move.meter,
+        "p_ends": move.ends,
+        "p_first": first,
+        "p_first_taken": move.owed + first,
+        "p_limit": move.limit,
+        "p_need": move.need,
+        "p_share": move.share,
+        "p_back": move.back,
+        "p_owed": move.owed,
+        "p_whole": move.is_whole,
+    }
 
 
 def _take_statement(dialect: str) -> Insert:
@@ -221,8 +264,8 @@ def _take_statement(dialect: str) -> Insert:
     need = number("p_need")
     before = meters.c.taken - number("p_back") + number("p_owed")
     room = number("p_limit") - before
-    some: Any = greatest(0, least(room, greatest(need, room // number("p_share"))))
-    grant: Any = case((and_(bindparam("p_whole", type_=Boolean()), room < need), 0), else_=some)
+    some: Any = greatest(ZERO, least(room, greatest(need, room // number("p_share"))))
+    grant: Any = case((and_(bindparam("p_whole", type_=Boolean()), room < need), ZERO), else_=some)
     statement = insert(meters).values(
         name=bindparam("p_meter", type_=String()),
         taken=number("p_first_taken"),
@@ -243,7 +286,7 @@ def _hold_statement(dialect: str) -> Insert:
         holder=bindparam("p_holder", type_=String()),
         meter=bindparam("p_meter", type_=String()),
         granted=units,
-        spent=0,
+        spent=ZERO,
         recalled=recalled,
     )
     statement = statement.on_conflict_do_update(

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from waypost.ids import crockford
-from waypost.keeper.store.tables import accounts, attempts, days, holdings, keys, prices, requests
+from waypost.keeper.store.tables import accounts, attempts, days, holdings, prices, requests
 
 AnyRow = Row[*tuple[Any, ...]]
 
@@ -137,18 +137,9 @@ async def read_last_days(connection: AsyncConnection, account: int) -> dict[int,
     return {int(key): str(day) for key, day in await connection.execute(statement)}
 
 
-# Accounts and keys
+# Accounts
 
 
 async def read_credit(connection: AsyncConnection, account: int) -> int | None:
     """What has ever been paid in for the account; None: it is not prepaid."""
     return await connection.scalar(select(accounts.c.credit).where(accounts.c.id == account))
-
-
-async def read_keys(connection: AsyncConnection, account: int, key: int | None = None) -> Sequence[AnyRow]:
-    """The account's keys that are not revoked, or the one of them with this id."""
-    columns = [column for column in keys.c if column.name != "digest"]
-    statement = select(*columns).where(keys.c.account_id == account, keys.c.revoked_at.is_(None)).order_by(keys.c.id)
-    if key is not None:
-        statement = statement.where(keys.c.id == key)
-    return (await connection.execute(statement)).all()

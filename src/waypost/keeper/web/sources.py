@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from waypost.config import Plan
+from waypost.dollars import NANO
 from waypost.errors import Refusal
 from waypost.keeper.store.database import Database
 from waypost.messages import AnyMessage, Identity
-from waypost.policy.dollars import NANO
 
 
 class Sources(msgspec.Struct, frozen=True):
