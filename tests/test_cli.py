@@ -310,3 +310,48 @@ def test_the_data_folder_is_made_where_it_is_missing(alone: Shell) -> None:
     assert [row[2] for row in rows(alone.good("keys", "list"))] == ["a", "a"]
     assert (alone.folder / "data").stat().st_mode & 0o777 == 0o700
     assert not any(key.strip().encode() in (alone.folder / "data" / "waypost.db").read_bytes() for key in created)
+
+
+# explain
+
+
+EXPLAINED = """
+[providers.one]
+base_url = "http://127.0.0.1:1/v1"
+keys = ["a", "b"]
+[providers.two]
+base_url = "http://127.0.0.1:1/v1"
+keys = ["c"]
+[models."route/x"]
+chain = ["one/big", "two/big"]
+strategy = "price"
+prices = { "one/big" = { input = "2", output = "2" }, "two/big" = { input = "0", output = "0" } }
+models = ["route/y"]
+[models."route/y"]
+chain = ["two/small"]
+[plans.all]
+[plans.none]
+models = ["route/z"]
+"""
+
+
+@pytest.fixture
+def routes(tmp_path: pathlib.Path) -> Shell:
+    (tmp_path / "waypost.toml").write_text(EXPLAINED)
+    return Shell(tmp_path)
+
+
+def test_explain_shows_the_order_and_who_is_left_out(routes: Shell) -> None:
+    rows = [line.split() for line in routes.good("explain", "route/x").splitlines()]
+    assert [row[:4] for row in rows if row[0] == "1"] == [["1", "two", "1", "big"]]
+    assert {tuple(row[1:4]) for row in rows if row[0] in ("2", "3")} == {("one", "1", "big"), ("one", "2", "big")}
+    assert [row[1:5] for row in rows if row[0] == "4"] == [["two", "1", "small", "route/y"]]
+    free = routes.good("explain", "route/x:free")
+    assert free.count("free not free") == 3
+    assert "INVALID_MODEL" in routes.bad("explain", "route/none")
+
+
+def test_explain_as_a_key_obeys_its_plan(routes: Shell) -> None:
+    routes.good("keys", "create", "--account", "ann", "--plan", "none")
+    assert "MODEL_NOT_ALLOWED" in routes.bad("explain", "route/x", "--as", "1")
+    assert "NOT_FOUND" in routes.bad("explain", "route/x", "--as", "99")

@@ -56,8 +56,24 @@ def test_everything_at_once(tmp_path: pathlib.Path) -> None:
         connections = 5
         ca = "ca.pem"
         socket = "/run/up.sock"
+        weights = [1, 0, 2.5]
+        data_collection = "deny"
+        parameters = ["temperature", "tools"]
+        [routing]
+        attempts = 5
+        deadline = 30
+        client_retries = true
+        [models."route/y"]
+        chain = ["deepseek/c"]
         [models."route/x"]
         chain = ["deepseek/a/b", "deepseek/c"]
+        strategy = "weighted"
+        weights = [3, 1]
+        models = ["route/y"]
+        larger = true
+        strict_tool_pinning = true
+        deadline = 12.5
+        prices = {{ "deepseek/c" = {{ input = "1", output = "2" }} }}
         price = {{ input = "0.28", output = "0.42", cache_read = "0.028" }}
         context = 128000
         modalities = ["text", "image"]
@@ -73,6 +89,8 @@ def test_everything_at_once(tmp_path: pathlib.Path) -> None:
     assert settings.server.tls == config.TLS("c.pem", "k.pem") and settings.max_body == 512 * 1024
     assert settings.providers["deepseek"].timeouts == config.Timeouts(3, 60, 30, 600)
     assert settings.models["route/x"].price == config.Price("0.28", "0.42", "0.028")
+    assert settings.models["route/x"].prices == {"deepseek/c": config.Price("1", "2")}
+    assert settings.routing == config.Routing(5, 30.0, True)
 
     assert settings.plans["free"].allows("route/a/b") and not settings.plans["free"].allows("xgpt-4")
 
@@ -107,7 +125,7 @@ def test_a_service_account_s_file_is_one_secret(tmp_path: pathlib.Path) -> None:
 
 MISTAKES: list[tuple[str, str, str]] = [
     ("[server]\nlisten\n", "not valid TOML", "line 2"),
-    ("[serve]\n", "[serve]", "no such table; known are server, store, jwt, providers"),
+    ("[serve]\n", "[serve]", "no such table; known are server, store, routing, jwt"),
     ("listen = 1\n", "[listen]", "no such table"),
     ("server = 5\n", "[server]", "object"),
     ("[server]\nlistten = 1\n", "[server] listten", "no such setting; known are listen, workers"),
@@ -147,6 +165,22 @@ MISTAKES: list[tuple[str, str, str]] = [
     (LAB + "capabilities = { vision = true }\n", "[providers.lab] capabilities.vision", "no such setting"),
     (LAB + 'capabilities = { inputs = ["smell"] }\n', "[providers.lab] capabilities.inputs", "smell"),
     (MODEL + "cache_from = 0\n", '[models."route/x"] cache_from', ">= 1"),
+    ("[routing]\nattempts = 0\n", "[routing] attempts", ">= 1"),
+    ("[routing]\ndeadline = 0\n", "[routing] deadline", "> 0"),
+    (PROVIDER + "weights = [1, 2]\n", "[providers.deepseek] weights", "2 of them; there must be 1, one for each key"),
+    (PROVIDER + "weights = [0]\n", "[providers.deepseek] weights", "more than 0"),
+    (PROVIDER + "weights = [-1]\n", "[providers.deepseek] weights", ">= 0"),
+    (PROVIDER + 'data_collection = "no"\n', "[providers.deepseek] data_collection", "no"),
+    (PROVIDER + MODEL + 'strategy = "random"\n', '[models."route/x"] strategy', "random"),
+    (PROVIDER + MODEL + 'strategy = "weighted"\n', '[models."route/x"] weights', "missing; write one for each link"),
+    (PROVIDER + MODEL + "weights = [1]\n", '[models."route/x"] weights', 'only with strategy = "weighted"'),
+    (PROVIDER + MODEL + 'models = ["route/z"]\n', '[models."route/x"] models[0]', "not another model"),
+    (PROVIDER + MODEL + 'models = ["route/x"]\n', '[models."route/x"] models[0]', "not another model"),
+    (
+        PROVIDER + MODEL + 'prices = { "a/b" = { input = "1", output = "1" } }\n',
+        '[models."route/x"] prices',
+        "not a link",
+    ),
     ("[jwt]\n", "[jwt] secret", "none of them is given; write one: secret, public_key, jwks"),
     (JWT + 'jwks = "https://idp.example/keys"\n', "[jwt] jwks", "secret and jwks is given; write one"),
     ('[jwt]\nsecret = ""\n', "[jwt] secret", "the secret is empty"),

@@ -1,4 +1,4 @@
-"""The command line: `waypost serve · sim · keys · accounts · ledger · models`. A command imports what it needs."""
+"""The command line: `waypost serve · sim · keys · accounts · ledger · models · explain`; each imports what it needs."""
 
 from __future__ import annotations
 
@@ -134,6 +134,44 @@ def models(*, config: ConfigOption = None, data: DataOption = None) -> None:
         add(name, model.chain, model.context or (record.context if record else None), model.price or record)
     for name, records in facts.natives.items():
         add(name, [f"{record.provider}/{record.id}" for record in records], records[0].context, records[0])
+    show(table)
+
+
+@app.command
+def explain(
+    model: str,
+    /,
+    *,
+    as_: Annotated[
+        str | None, Parameter(name="--as", help="A key: its id, its shown beginning, or itself; else as anyone.")
+    ] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show whom a request for MODEL would go to, in order, and who is left out and why. Nothing is sent."""
+    import asyncio
+
+    from rich.table import Table
+
+    from waypost.errors import Refusal
+    from waypost.explain import explain as explain_route
+    from waypost.worker.preflight import state_of
+
+    folder = find_data(data)
+    settings = load_config(find_config(config), folder)
+    try:
+        explained = asyncio.run(explain_route(settings, folder, model, as_))
+    except Refusal as refusal:
+        fail(f"{refusal.failure.code}: {refusal.message}")
+    plan, chain = explained.plan, explained.found.route.chain
+    print(f"{model} is {chain.name}, {plan.strategy}, {explained.found.route.deadline:g} s for all attempts")
+    table = Table("", "provider", "key", "model", "of", "breaker", box=None, header_style="bold")
+    for number, (candidate, name) in enumerate(zip(plan.candidates, plan.names, strict=True), 1):
+        provider, key, upstream_model = candidate.lane
+        table.add_row(str(number), provider, key, upstream_model, name, state_of(candidate, explained.now))
+    for dropped in plan.dropped:
+        provider, key, upstream_model = dropped.candidate.lane
+        table.add_row("-", provider, key, upstream_model, "", f"{dropped.reason} {dropped.detail}".strip())
     show(table)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
@@ -16,10 +15,12 @@ import msgspec
 
 from waypost import provider_settings, providers
 from waypost.capabilities import Capabilities
+from waypost.secret import Pem, Secret, read_pem, read_secret
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]  # a day at most: TOML has inf, which no clock reaches
+Weight = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 Dollars = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
 Window = Literal["minute", "hour", "day", "month"]
 Algorithm = Literal[
@@ -38,32 +39,6 @@ METRICS_TOKEN = 16
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message says where and why."""
-
-
-class Secret:
-    """A string that does not print: in logs, errors and reprs it is `Secret(…)`."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The string itself, for the one place that sends it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-
-class Pem(Secret):
-    """A text of several lines, such as a key in PEM."""
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,6 +113,9 @@ class Provider(Table, frozen=True):
     media: Literal["off", "fetch"] = "off"  # media by URL, where the upstream takes none: fetched here, or refused
     capabilities: Capabilities | None = None
     keys: tuple[Secret, ...] = ()  # in the file: env:NAME, file:PATH, or the secret itself
+    weights: tuple[Weight, ...] = ()  # one for each key: how often it is the first to be used; all alike if left out
+    data_collection: Literal["allow", "deny"] = "allow"  # may it store, or learn from, what it is sent?
+    parameters: tuple[str, ...] | None = None  # request fields that it obeys; None: not declared
     timeouts: Timeouts = Timeouts()
     socket: str = ""  # a UNIX socket's path to connect to instead of the host in base_url
     ca: str = ""  # a PEM file of authorities to trust instead of the system's
@@ -161,12 +139,26 @@ class Price(Table, frozen=True):
     request: Dollars | None = None  # USD for each request
 
 
+class Routing(Table, frozen=True):
+    """`[routing]`: what holds for every chain."""
+
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=20)] = 3  # that a request may make, its first included
+    deadline: Seconds = 600.0  # for all attempts of a request together
+    client_retries: bool = False  # leave it to SDKs whether to repeat what a whole chain has failed at
+
+
 class Model(Table, frozen=True):
     """`[models."NAME"]`: the chain of upstreams that answers for a name, each `provider/upstream model id`."""
 
     chain: tuple[str, ...]
-    strategy: Literal["ordered"] = "ordered"
+    strategy: Literal["ordered", "weighted", "latency", "price"] = "ordered"
+    weights: tuple[Weight, ...] = ()  # one for each link, where the strategy is weighted
+    models: tuple[str, ...] = ()  # other configured models that take over, in order, after the whole chain
+    larger: bool = False  # a prompt that is too long goes on to a model of `models` with a larger context
+    strict_tool_pinning: bool = False  # results of tool calls go to the first upstream alone, once
+    deadline: Seconds | None = None  # instead of `routing.deadline`
     price: Price | None = None
+    prices: dict[str, Price] = {}  # of single links, by their names, instead of `price`
     context: Positive | None = None  # tokens
     modalities: tuple[str, ...] = ()  # of the input: text, image, audio, file, video
     capabilities: Capabilities | None = None  # of every link's model, before the provider's own
@@ -194,6 +186,7 @@ class Config(msgspec.Struct, frozen=True):
 
     server: Server = Server()
     store: Store = Store()
+    routing: Routing = Routing()
     jwt: Jwt | None = None
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}
@@ -233,53 +226,9 @@ def parse_listen(text: str) -> tuple[str, int] | str:
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  an empty host is the operator's word for all
 
 
-def read_secret(text: str, environment: Mapping[str, str]) -> Secret:
-    """`env:NAME` and `file:PATH` are looked up, anything else is the secret. Raises ValueError without printing it."""
-    value = compact(look_up(text, environment))
-    if not value or not value.isascii() or not value.isprintable():
-        raise ValueError("the secret is empty or has characters that cannot stand in a header")
-    return Secret(value)
-
-
-def compact(value: str) -> str:
-    """A JSON object, such as a service account's file, on one line of ASCII; anything else is itself."""
-    if value[:1] != "{":
-        return value
-    try:
-        return json.dumps(json.loads(value))
-    except ValueError:
-        return value
-
-
-def read_pem(text: str, environment: Mapping[str, str]) -> Pem:
-    """The same for a text of several lines."""
-    value = look_up(text, environment)
-    if not value.startswith("-----BEGIN ") or not value.isascii():
-        raise ValueError("not a PEM text, which starts with -----BEGIN; write file:PATH")
-    return Pem(value)
-
-
-def look_up(text: str, environment: Mapping[str, str]) -> str:
-    """What `env:NAME` or `file:PATH` stands for; anything else is itself. Raises ValueError."""
-    if text.startswith("env:"):
-        value = environment.get(text[4:], "")
-        if not value:
-            raise ValueError(f"the environment variable {text[4:]} is not set")
-    elif text.startswith("file:"):
-        try:
-            value = pathlib.Path(text[5:]).read_text().strip()
-        except OSError as error:
-            raise ValueError(f"the file {text[5:]} cannot be read: {error.strerror}") from None
-        if not value:
-            raise ValueError(f"the file {text[5:]} is empty")
-    else:
-        value = text
-    return value
-
-
 # From the file to the structs
 
-TABLES: dict[str, Any] = {"server": Server, "store": Store}
+TABLES: dict[str, Any] = {"server": Server, "store": Store, "routing": Routing}
 OPTIONAL_TABLES: dict[str, Any] = {"jwt": Jwt}
 NAMED_TABLES: dict[str, Any] = {"providers": Provider, "models": Model, "plans": Plan}
 
@@ -402,6 +351,15 @@ def check_provider(name: str, provider: Provider) -> None:
         raise ConfigError(f"{where} base_url: missing, and {name!r} is not a provider that Waypost knows")
     if not provider.keys:
         raise ConfigError(f'{where} keys: at least one is needed, such as keys = ["env:NAME"]')
+    check_weights(f"{where} weights", provider.weights, len(provider.keys), "key")
+
+
+def check_weights(where: str, weights: tuple[float, ...], count: int, what: str) -> None:
+    """As many as there is to weigh, and not all of them 0."""
+    if weights and len(weights) != count:
+        raise ConfigError(f"{where}: {len(weights)} of them; there must be {count}, one for each {what}")
+    if weights and not any(weights):
+        raise ConfigError(f"{where}: at least one must be more than 0")
 
 
 def is_base_url(text: str) -> bool:
@@ -427,6 +385,17 @@ def check_model(name: str, model: Model, config: Config) -> None:
         if provider not in config.providers:
             known = ", ".join(config.providers) or "none"
             raise ConfigError(f"{where} chain[{number}]: no provider {provider!r} is configured; there is {known}")
+    check_weights(f"{where} weights", model.weights, len(model.chain), "link of the chain")
+    if model.weights and model.strategy != "weighted":
+        raise ConfigError(f'{where} weights: only with strategy = "weighted"')
+    if model.strategy == "weighted" and not model.weights:
+        raise ConfigError(f"{where} weights: missing; write one for each link of the chain, such as [3, 1]")
+    for number, other in enumerate(model.models):
+        if other not in config.models or other == name:
+            raise ConfigError(f"{where} models[{number}]: {other!r} is not another model of this configuration")
+    for link in model.prices:
+        if link not in model.chain:
+            raise ConfigError(f"{where} prices: {link!r} is not a link of the chain")
 
 
 def check_jwt(jwt: Jwt, config: Config) -> None:

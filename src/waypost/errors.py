@@ -1,4 +1,4 @@
-"""Every way to fail, in one table: code, status, type, what it means, and whether the chain may go on.
+"""Every way to fail, in one table: code, status, type, what it means, and whether to try again.
 
 `docs/errors.md` is printed from `TABLE` (`python -m waypost.errors`); a test keeps the two equal.
 """
@@ -11,8 +11,9 @@ import msgspec
 class Failure(msgspec.Struct, frozen=True):
     """One row: what the caller sees, and what the router may do about it.
 
-    `type` is the `error.type` of the OpenAI envelope. `chain` says whether another target of the chain may be tried.
-    `retry` is the `x-should-retry` header, which the OpenAI SDKs obey: None leaves it to the SDK's own rule by status.
+    `type` is the `error.type` of the OpenAI envelope. `retry` is the `x-should-retry` header, which the OpenAI SDKs obey:
+    None leaves it to the SDK's own rule by status. `chain`: a whole chain has been tried, and there is no header only
+    where `routing.client_retries` says so.
     """
 
     code: str
@@ -80,19 +81,19 @@ class Refusal(Exception):
         self.param = param
         self.retry_after = retry_after
         self.lines = b""  # more head lines, each with its line end
+        self.metadata = b""  # the `waypost` object, JSON, for callers who want it
 
     def envelope(self) -> bytes:
-        """The OpenAI error body: `{"error": {"message", "type", "param", "code"}}`."""
-        return msgspec.json.encode(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": self.failure.type,
-                    "param": self.param,
-                    "code": self.failure.code,
-                }
-            }
-        )
+        """The OpenAI error body: `{"error": {"message", "type", "param", "code"}}`, and `waypost` where it is wanted."""
+        error = {
+            "message": self.message,
+            "type": self.failure.type,
+            "param": self.param,
+            "code": self.failure.code,
+        }
+        if not self.metadata:
+            return msgspec.json.encode({"error": error})
+        return msgspec.json.encode({"error": error, "waypost": msgspec.Raw(self.metadata)})
 
 
 def markdown() -> str:

@@ -208,6 +208,30 @@ class Returned(Message, frozen=True):
     units: tuple[tuple[str, int], ...]
 
 
+# Health
+
+
+class BreakerRow(msgspec.Struct, frozen=True, array_like=True):
+    """A breaker that opened, rests or closed (`until` 0): see `policy.breaker`. `until` is on the host's own clock."""
+
+    provider: str
+    key: str
+    model: str
+    until: float
+    openings: int
+    is_open: bool
+
+
+class BreakerNews(Message, frozen=True):
+    """Push, both ways: what has changed; and the answer to `ListBreakers`."""
+
+    rows: tuple[BreakerRow, ...]
+
+
+class ListBreakers(Message, frozen=True):
+    """Which breakers of this host are not closed? Answered by `BreakerNews`."""
+
+
 # Administration
 
 
@@ -434,6 +458,8 @@ AnyMessage = (
     | Grant
     | Recall
     | Returned
+    | BreakerNews
+    | ListBreakers
     | CreateKey
     | CreatedKey
     | RevokeKey

@@ -104,7 +104,7 @@ def test_failures_are_in_the_receipt_and_given_back(server: Waypost):
     ]
     dead = bob.receipt(bob.chat("dead"))
     assert (dead["status"], dead["error_code"], dead["total_cost"]) == (502, "PROVIDER_ERROR", 0.0)
-    assert (dead["counted_requests"], len(dead["failed_attempts"])) == (0, 1)
+    assert (dead["counted_requests"], dead["attempts"], len(dead["failed_attempts"])) == (0, 3, 3)
     assert bob.get("/v1/user/requests")["requests_used_today"] == 1
     assert bob.get("/v1/account/analytics")["totals"]["errors"] == 1
 
@@ -140,7 +140,7 @@ def test_metrics_count_them(server: Waypost):
 
     account, before = Account(server, "counted"), series()
     account.chat("fine")
-    account.chat("dead")
+    attempts = int(account.chat("dead").header("x-attempts") or 0)
     after = series()
 
     def risen(name: str) -> float:
@@ -148,7 +148,7 @@ def test_metrics_count_them(server: Waypost):
 
     assert risen('waypost_requests_total{model="fine",plan="all",provider="sim",status="200"}') == 1
     assert risen('waypost_requests_total{model="other",plan="all",provider="sim",status="502"}') == 1
-    assert risen('waypost_attempts_failed_total{code="PROVIDER_ERROR",provider="sim"}') == 1
+    assert risen('waypost_attempts_failed_total{code="PROVIDER_ERROR",provider="sim"}') == attempts
     assert risen('waypost_tokens_total{kind="cache_read",model="fine",provider="sim"}') == 4
     assert risen('waypost_cost_usd_total{model="fine",plan="all",provider="sim"}') > 0
     assert risen('waypost_latency_seconds_count{model="fine",provider="sim"}') == 1

@@ -52,7 +52,9 @@ def requests(draw: st.DrawFn) -> bytes:
     pairs += [('"stream"', draw(st.sampled_from(["true", "false", "null"])))]
     if draw(st.booleans()):
         pairs.append(('"stream_options"', draw(st.sampled_from(["null", "{}", '{"include_usage":true,"x": [1 ]}']))))
-    chosen = draw(st.lists(st.sampled_from([*(GATEWAY_ONLY - {"usage"}), "tools", "seed", "é", "a:b"]), unique=True))
+    chosen = draw(
+        st.lists(st.sampled_from([*(GATEWAY_ONLY - {"usage", "session_id"}), "tools", "seed", "é", "a:b"]), unique=True)
+    )
     pairs += [(json.dumps(name), draw(st.one_of(values, objects(values)))) for name in chosen]
     text = ",".join(
         f"{draw(spaces)}{n}{draw(spaces)}:{draw(spaces)}{v}{draw(spaces)}" for n, v in draw(st.permutations(pairs))
@@ -79,7 +81,7 @@ def test_everything_else_leaves_byte_for_byte(body: bytes, upstream_model: str) 
     assert left == {name: value for name, value in came.items() if name not in GATEWAY_ONLY}
     assert list(left) == [name for name in came if name in left], "in the order in which they came"
     dropped = {name for name in GATEWAY_ONLY if came.get(name, b"null") != b"null"}
-    assert set(request.ignored) == dropped - {"session_id"}
+    assert set(request.ignored) == dropped - {"provider", "models"}
 
 
 @thorough
@@ -141,6 +143,8 @@ def test_the_request_itself_is_left_alone() -> None:
         ({"model": 7}, "model"),
         ({"model": ["m"]}, "model"),
         ({"model": "m" * (MODEL_LENGTH + 1)}, "model"),
+        ({"session_id": 7}, "session_id"),
+        ({"session_id": "s" * 257}, "session_id"),
         ({"model": "a\nb"}, "model"),
         ({"messages": None}, "messages"),
         ({"messages": {}}, "messages"),

@@ -11,6 +11,8 @@ from waypost.keys import digest_of, mint_key
 from waypost.link import Framed, FrameParser, render_frame, socket_path
 from waypost.messages import (
     PROTOCOL,
+    BreakerNews,
+    BreakerRow,
     CreateKey,
     Failed,
     Forget,
@@ -19,6 +21,7 @@ from waypost.messages import (
     Hello,
     Identify,
     Identity,
+    ListBreakers,
     ListKeys,
     RevokeKey,
     SetAccount,
@@ -223,3 +226,26 @@ def test_a_worker_that_does_not_read_is_cut_off_and_holds_up_nobody():
         with contextlib.suppress(ConnectionResetError):
             while stopped.recv(1 << 20):
                 continue
+
+
+def test_breakers_are_told_to_the_others_and_to_those_who_come_later():
+    opened = BreakerRow("one", "1", "m", 1e9, 1, True)
+    closed = BreakerRow("one", "1", "m", 0.0, 0, False)
+    with running_keeper() as keeper:
+
+        async def run():
+            async with visiting(keeper.data) as first, visiting(keeper.data) as second:
+                first.peer.push(BreakerNews((opened,)))
+                await until(lambda: (0, BreakerNews((opened,))) in second.heard)
+                assert first.heard == [], "not to who has told"
+                async with visiting(keeper.data, hello=False) as third:
+                    third.heard.clear()
+                    assert await third.peer.call(Hello(3), 30) == Welcome(PROTOCOL)
+                    await until(lambda: third.heard == [(0, BreakerNews((opened,)))])
+                async with visiting(keeper.data, hello=False) as command:
+                    assert await command.ask(ListBreakers()) == BreakerNews((opened,))
+                    second.peer.push(BreakerNews((closed,)))
+                    await until(lambda: first.heard == [(0, BreakerNews((closed,)))])
+                    assert await command.ask(ListBreakers()) == BreakerNews(())
+
+        asyncio.run(run())

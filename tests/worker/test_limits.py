@@ -26,6 +26,9 @@ CONFIG = """
 [models."route/priced"]
 chain = ["sim/demo"]
 price = {{ input = "2", output = "8", cache_read = "1" }}
+[models."route/dear"]
+chain = ["sim/demo"]
+price = {{ input = "2", output = "1000" }}
 [models."route/priced-slow"]
 chain = ["sim/gap-20+words-200"]
 price = {{ input = "2", output = "8" }}
@@ -309,3 +312,12 @@ def test_an_exhausted_limit_never_reaches_an_upstream(server: Waypost, simulator
     seen = {exchange.nonce for exchange in read_journal(simulator.journal)}
     assert "nonce:exhausted-0" in seen
     assert not {f"nonce:exhausted-{number}" for number in range(1, 6)} & seen
+
+
+def test_money_is_reserved_for_the_dearest_that_may_be_tried(server: Waypost) -> None:
+    key = key_on(server, "spend", "fallbacks")
+    assert ask(server, key, "route/priced", max_tokens=100).status == 200
+    refused = ask(server, key, "route/priced", max_tokens=100, models=["route/dear"])
+    assert (refused.status, refused.code) == (402, "SPEND_LIMIT_EXCEEDED")
+    refused = ask(server, key, "route/priced", max_tokens=100, models=["sim/demo"])
+    assert (refused.status, refused.code) == (402, "MODEL_NOT_PRICED")

@@ -27,8 +27,10 @@ from waypost.http.pool import Names
 from waypost.http.timers import Deadlines
 from waypost.listing import FindNative, ListNatives, NativeRecord, NativeRecords
 from waypost.messages import Failed, Hello
+from waypost.policy.health import Health
 from waypost.worker.catalogue import Facts, NoFacts, cards, learn
 from waypost.worker.natives import LONGEST_ID, Natives
+from waypost.worker.resolve import make_route
 from waypost.worker.upstreams import Snapshot
 
 KEYS = {"keys": ["secret"]}
@@ -48,14 +50,10 @@ def snapshot_of(settings: config.Config) -> Iterator[Snapshot]:
     deadlines = Deadlines(asyncio.get_running_loop())
     names = Names(deadlines)
     try:
-        yield Snapshot(settings, {}, deadlines, names)
+        yield Snapshot(settings, {}, deadlines, names, Health())
     finally:
         names.close()
         deadlines.close()
-
-
-def links(chain) -> list[tuple[str, str]]:
-    return [(upstream.provider, upstream.model) for upstream in chain]
 
 
 # Whom the list is asked about
@@ -87,18 +85,16 @@ def test_a_native_id_becomes_a_chain_that_the_snapshot_keeps():
             async with linked(keeper.data) as (link, _):
                 natives = Natives(link)
                 with snapshot_of(settings) as snapshot:
-                    assert snapshot.chain("gpt-4o-mini") is None
-                    chain = await natives.chain(snapshot, "gpt-4o-mini")
-                    assert chain is snapshot.chain("gpt-4o-mini"), "without a wait from now on"
-                    assert links(chain) == [("openai", "gpt-4o-mini")]
-                    assert (
-                        chain[0]
-                        .render(b"{}", False)
-                        .startswith(b"POST /v1/chat/completions HTTP/1.1\r\nhost: api.openai.com")
-                    )
-                    both = await natives.chain(snapshot, "gpt-oss-120b")
-                    assert links(both) == [("openai", "gpt-oss-120b"), ("cerebras", "gpt-oss-120b")]
-                    assert await natives.chain(snapshot, "no-such-model") is None
+                    assert snapshot.links("gpt-4o-mini") is None
+                    chain = await natives.links(snapshot, "gpt-4o-mini")
+                    assert chain is snapshot.links("gpt-4o-mini"), "without a wait from now on"
+                    assert chain == [("openai", "gpt-4o-mini")]
+                    route = make_route(snapshot, "gpt-4o-mini", {("openai", "gpt-4o-mini"): None})
+                    sent = route.upstreams[0].render(b"{}", False)
+                    assert sent.startswith(b"POST /v1/chat/completions HTTP/1.1\r\nhost: api.openai.com")
+                    both = await natives.links(snapshot, "gpt-oss-120b")
+                    assert both == [("openai", "gpt-oss-120b"), ("cerebras", "gpt-oss-120b")]
+                    assert await natives.links(snapshot, "no-such-model") is None
 
         asyncio.run(run())
 
@@ -110,18 +106,18 @@ def test_a_keeper_that_is_down_says_nothing_of_a_model():
             async with linked(keeper.data) as (link, _):
                 natives = Natives(link)
                 with snapshot_of(configured(openai={})) as snapshot:
-                    assert await natives.chain(snapshot, "no-such-model") is None
+                    assert await natives.links(snapshot, "no-such-model") is None
                     keeper.stop()
                     await until(lambda: not link.connected)
                     for model in ("gpt-4o-mini", "another-one"):
                         with pytest.raises(Refusal) as caught:
-                            await natives.chain(snapshot, model)
+                            await natives.links(snapshot, model)
                         refusal = caught.value
                         assert (refusal.failure.code, refusal.status, refusal.retry_after) == ("UNAVAILABLE", 503, 1)
-                    assert await natives.chain(snapshot, "no-such-model") is None, "that much is known"
+                    assert await natives.links(snapshot, "no-such-model") is None, "that much is known"
                     keeper.start()
                     await link.wait_connected(DEADLINE)
-                    assert links(await natives.chain(snapshot, "gpt-4o-mini")) == [("openai", "gpt-4o-mini")]
+                    assert await natives.links(snapshot, "gpt-4o-mini") == [("openai", "gpt-4o-mini")]
 
         asyncio.run(run())
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from waypost.api import shapes
+from waypost.api import routing_shapes, shapes
 from waypost.messages import Identity
 
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
@@ -73,6 +73,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              shapes.ChatCompletion, body=shapes.ChatRequest, kept=False),
     Endpoint("POST", "/v1/embeddings", "inference", "create_embeddings",
              "A vector for each text.", shapes.EmbeddingList, body=shapes.EmbeddingsRequest, kept=False),
+    Endpoint("POST", "/v1/preflight", "inference", "preflight",
+             "What would become of a chat completion request, without sending it on: it costs nothing.",
+             routing_shapes.Preflight, body=shapes.ChatRequest, kept=False),
+    Endpoint("GET", "/v1/status", "public", "get_status",
+             "How providers and models are, and what went wrong lately.", routing_shapes.Status, kept=False),
     Endpoint("GET", "/v1/models", "key", "list_models",
              "The models that the caller's plan allows.", shapes.ModelList, kept=False),
     Endpoint("GET", "/v1/models/{model}", "key", "get_model",

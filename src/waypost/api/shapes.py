@@ -65,6 +65,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     max_tokens: Annotated[int, Meta(ge=0, le=(1 << 53) - 1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=0, le=(1 << 53) - 1)] | None = None
     n: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    models: Annotated[list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=16)] | None = None
+    provider: dict[str, Any] | None = None
+    session_id: Annotated[str, Meta(max_length=256)] | None = None
 
 
 class ChatCompletion(Shape, frozen=True):
@@ -78,6 +81,7 @@ class ChatCompletion(Shape, frozen=True):
     provider: str
     latency_ms: int
     usage: dict[str, Any] | UnsetType | None = UNSET
+    waypost: dict[str, Any] | UnsetType = UNSET
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True):

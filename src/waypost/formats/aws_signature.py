@@ -7,10 +7,10 @@ hundred lines. Pure: the time is an argument. Source: AWS's documentation, "Sign
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import hmac
 import re
-import time
 import urllib.parse
 from collections.abc import Iterable
 
@@ -68,7 +68,7 @@ def sign(
     region: str, service: str, now: float,
 ) -> Headers:  # fmt: skip
     """`x-amz-date`, `x-amz-security-token` where there is one, and `authorization`. For every service but S3."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    stamp = datetime.datetime.fromtimestamp(int(now), datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     added = [("x-amz-date", stamp)]
     if credentials.session:
         added.append(("x-amz-security-token", credentials.session))

@@ -16,7 +16,8 @@ Fields = dict[str, msgspec.Raw]
 
 # Said to the gateway, not to the model: never sent on.
 GATEWAY_ONLY = frozenset({"preset", "provider", "models", "cache", "plugins", "session_id", "usage"})
-HINTS = frozenset({"session_id", "usage"})  # of these, what is obeyed, or changes nothing in an answer
+OBEYED = frozenset({"provider", "models", "session_id", "usage"})  # of these, what is obeyed here
+STEERING = frozenset({"provider", "models"})
 # Where the copy that is checked and the copy that is used must be the same one.
 ONCE = (
     b'"model"',
@@ -26,8 +27,11 @@ ONCE = (
     b'"max_tokens"',
     b'"max_completion_tokens"',
     b'"n"',
+    b'"provider"',
+    b'"models"',
 )
 MODEL_LENGTH = 256  # characters
+SESSION_LENGTH = 256
 
 decode_fields = msgspec.json.Decoder(Fields).decode
 decode_choices = msgspec.json.Decoder(list[Fields]).decode
@@ -52,6 +56,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     wants_cost: bool = False  # the answer's usage is to say what it cost
     max_output: int = 0  # tokens that a choice may have at most, as the caller says; 0: it does not
     choices: int = 1  # `n`
+    steers: bool = False  # it says something about routing: `provider`, `models`
 
 
 def parse_request(body: bytes) -> ChatRequest:
@@ -72,13 +77,16 @@ def parse_request(body: bytes) -> ChatRequest:
     if "n" in fields:
         choices = read_count(fields, "n") or 1
     ignored: tuple[str, ...] = ()
-    wants_cost = False
+    wants_cost = steers = False
     if not GATEWAY_ONLY.isdisjoint(fields):
-        ignored = tuple(name for name in fields if name in GATEWAY_ONLY - HINTS and fields[name] != NULL)
+        ignored = tuple(name for name in fields if name in GATEWAY_ONLY - OBEYED and fields[name] != NULL)
         wants_cost = "usage" in fields and read_bool(parse_options(fields, "usage"), "include", "usage.include")
         include_usage = include_usage or (stream and wants_cost)
+        steers = not STEERING.isdisjoint(fields)
+        if "session_id" in fields:
+            check_session_id(fields["session_id"])
     model = read_model(fields)
-    return ChatRequest(fields, model, stream, include_usage, ignored, wants_cost, max_output, choices)
+    return ChatRequest(fields, model, stream, include_usage, ignored, wants_cost, max_output, choices, steers)
 
 
 def wants_usage(fields: Fields) -> bool:
@@ -119,6 +127,18 @@ def read_model(fields: Fields) -> str:
     if not model or len(model) > MODEL_LENGTH or not model.isprintable():
         raise invalid("model", f"must be 1 to {MODEL_LENGTH} printable characters")
     return model
+
+
+def check_session_id(raw: msgspec.Raw) -> None:
+    """The body's `session_id`: a string that names a conversation. Raises Refusal."""
+    if raw == NULL:
+        return
+    try:
+        text = decode_text(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise invalid("session_id", "must be a string") from None
+    if len(text) > SESSION_LENGTH:
+        raise invalid("session_id", f"at most {SESSION_LENGTH} characters")
 
 
 def read_bool(fields: Fields, name: str, shown: str = "") -> bool:

@@ -25,10 +25,12 @@ class UpstreamFailure(Exception):
         self.message = message
 
 
-CONNECT = "connect"  # no connection: refused, unreachable, name or TLS failure
+CONNECT = "connect"  # no connection: refused, unreachable, unknown name
+TLS = "tls"  # the handshake failed, or the certificate is not good
 CLOSED = "closed"  # the connection ended before the answer did
 BROKEN = "broken"  # bytes that are not the answer they claim to be
-TIMEOUT = "timeout"  # connect, first byte, idle, or total
+CONNECT_TIMEOUT = "connect_timeout"  # no connection in time
+TIMEOUT = "timeout"  # no answer in the time that whoever asked gives it
 BUSY = "busy"  # too many requests wait for a connection
 
 

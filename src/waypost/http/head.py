@@ -13,6 +13,7 @@ from waypost.http.message import Limits, shown
 
 HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?").fullmatch
 SPECIAL = (b"\r\nupgrade:", b"\r\nexpect:", b"\r\ncontent-encoding:")  # headers that change how a request is taken
+WISHES = (b"\r\nx-waypost-", b"\r\nidempotency-key:")
 GOOD_HOSTS: set[bytes | None] = set()  # seen and found good
 MANY_HOSTS = 1000
 UPGRADE = re.compile(rb"\r\n(?:upgrade|connection|http2-settings):[^\r\n]*", re.IGNORECASE)
@@ -22,10 +23,14 @@ class Head:
     """One request's head. `raw` ends with the line end of its last header.
 
     Clients send the same head again and again on a connection, but for the digits of Content-Length: `same` knows it
-    by its bytes, so that it is checked and read once. `note` is the application's, for what it read out of the head.
+    by its bytes, so that it is checked and read once. `note` is the application's, for what it read out of the head;
+    `has_wishes` says that there is a header which hardly anybody sends, and that asks for something out of the usual.
     """
 
-    __slots__ = ("_after", "_before", "_limit", "_lower", "is_plain", "length", "method", "note", "old", "path", "raw")
+    __slots__ = (
+        "_after", "_before", "_limit", "_lower", "has_wishes", "is_plain", "length", "method", "note", "old", "path",
+        "raw",
+    )  # fmt: skip
 
     def __init__(self, raw: bytes, limits: Limits) -> None:
         """Raises Refusal BAD_REQUEST, URL_TOO_LONG or HEADERS_TOO_LARGE."""
@@ -54,6 +59,7 @@ class Head:
         if host not in GOOD_HOSTS:
             self._check_host(host)
         self.length = self._body_length(lower)
+        self.has_wishes = any(lower.find(name) >= 0 for name in WISHES)
         self.is_plain = self.method != "CONNECT" and not any(lower.find(name) >= 0 for name in SPECIAL)
 
     def _check_host(self, host: bytes | None) -> None:

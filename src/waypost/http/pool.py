@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from waypost.http import proxy
-from waypost.http.client import BUSY, CONNECT, TIMEOUT, ClientConnection, UpstreamFailure
+from waypost.http.client import BUSY, CONNECT, CONNECT_TIMEOUT, TLS, ClientConnection, UpstreamFailure
 from waypost.http.timers import Deadlines
 from waypost.http.transports import open_connection
 
@@ -98,7 +98,10 @@ class Pool:
         return None
 
     async def connect(self, seconds: float) -> ClientConnection:
-        """A fresh connection, or one that becomes free first. Raises UpstreamFailure CONNECT, TIMEOUT or BUSY."""
+        """A fresh connection, or one that becomes free first.
+
+        Raises UpstreamFailure CONNECT, TLS, CONNECT_TIMEOUT or BUSY.
+        """
         try:
             async with asyncio.timeout(seconds):
                 while self.open >= self.target.connections:
@@ -112,9 +115,9 @@ class Pool:
                     self._gone()
                     raise
         except TimeoutError:
-            raise UpstreamFailure(TIMEOUT, f"no connection within {seconds:g} s") from None
+            raise UpstreamFailure(CONNECT_TIMEOUT, f"no connection within {seconds:g} s") from None
         except ssl.SSLError as error:
-            raise UpstreamFailure(CONNECT, f"TLS failed: {error.reason or error}") from None
+            raise UpstreamFailure(TLS, f"TLS failed: {error.reason or error}") from None
         except OSError as error:
             raise UpstreamFailure(CONNECT, f"connecting failed: {error.strerror or error}") from None
 

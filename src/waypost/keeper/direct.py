@@ -13,7 +13,7 @@ import msgspec
 
 from waypost.keeper.folder import FolderTaken, FolderUnusable, taken
 from waypost.link import Framed, LinkError, LinkLost, is_too_long, socket_path
-from waypost.listing import FindNative, ListNatives
+from waypost.listing import FindNative, FindPrices, ListNatives
 from waypost.messages import AccountRecords, AnyMessage, Failed, KeyRecords, ListAccounts, ListKeys, VerifyLedger
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ async def administer(data: pathlib.Path, settings: Config, message: AnyMessage) 
 
 
 @asynccontextmanager
-async def price_list(data: pathlib.Path) -> AsyncIterator[Callable[[FindNative | ListNatives], Awaitable[AnyMessage]]]:
+async def price_list(
+    data: pathlib.Path,
+) -> AsyncIterator[Callable[[FindNative | ListNatives | FindPrices], Awaitable[AnyMessage]]]:
     """The way to ask the price list: through the keeper if one runs, by loading the list itself if none does.
 
     Asking raises LinkLost or TimeoutError when the keeper does not answer.

@@ -14,6 +14,8 @@ from waypost.listing import FindNative, FindPrices, ListNatives
 from waypost.messages import (
     PROTOCOL,
     AnyMessage,
+    BreakerNews,
+    BreakerRow,
     Failed,
     Forget,
     ForgetAccount,
@@ -21,6 +23,7 @@ from waypost.messages import (
     Hello,
     KilledStreams,
     KillStreams,
+    ListBreakers,
     Trouble,
     VerifyLedger,
     Welcome,
@@ -30,6 +33,9 @@ logger = logging.getLogger("waypost.keeper")
 
 FLUSH_SECONDS = 1.0
 """How long a worker may leave a push unread before its connection is cut; it then forgets everything by itself."""
+
+BREAKERS = 10_000
+"""Open breakers that are remembered for workers to come."""
 
 KILL_SECONDS = 1.0
 """How long a worker may take to end an account's streams."""
@@ -53,6 +59,7 @@ class Links:
         self._workers: dict[Framed, int] = {}
         self._answers: set[asyncio.Task[None]] = set()
         self._trouble = Trouble("")
+        self._breakers: dict[tuple[str, str, str], BreakerRow] = {}
 
     def accept(self) -> Framed:
         """The protocol of a new connection: what `create_unix_server` asks for."""
@@ -114,8 +121,22 @@ class Links:
             answer = asyncio.create_task(self._answer(peer, call_id, message))
             self._answers.add(answer)
             answer.add_done_callback(self._answers.discard)
+        elif isinstance(message, BreakerNews):
+            self._spread(peer, message)
         else:
             self._meters.receive(peer, message)
+
+    def _spread(self, peer: Framed, news: BreakerNews) -> None:
+        """A worker's breakers have opened or closed: the others hear of it, and those that come later."""
+        for row in news.rows:
+            lane = (row.provider, row.key, row.model)
+            if not row.until:
+                self._breakers.pop(lane, None)
+            elif lane in self._breakers or len(self._breakers) < BREAKERS:
+                self._breakers[lane] = row
+        for other in self._workers:
+            if other is not peer:
+                other.push(news)
 
     def _lose(self, peer: Framed, error: Exception | None) -> None:
         self._open.discard(peer)
@@ -130,6 +151,8 @@ class Links:
                 reply = await self._welcome(peer, message)
             elif isinstance(message, FindNative | ListNatives | FindPrices):
                 reply = await self._prices.answer(message)
+            elif isinstance(message, ListBreakers):
+                reply = BreakerNews(tuple(self._breakers.values()))
             elif isinstance(message, VerifyLedger) and self._verify is not None:
                 reply = await self._verify()
             else:
@@ -154,4 +177,6 @@ class Links:
             self._meters.hello(peer, hello)
             if self._trouble.reason:
                 peer.push(self._trouble)
+            if self._breakers:
+                peer.push(BreakerNews(tuple(self._breakers.values())))
         return Welcome(PROTOCOL)

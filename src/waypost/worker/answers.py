@@ -17,10 +17,13 @@ JSON = b"content-type: application/json\r\n"
 TEXT = b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
 EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 LONGEST_NAME = 100  # characters
-EXPOSED = b"x-request-id, x-error-code, x-provider, x-dropped-params, retry-after, x-should-retry, " + b", ".join(
-    b"x-ratelimit-%b-%b" % (what, window)
-    for window in (b"minute", b"hour", b"day", b"month")
-    for what in (b"limit", b"remaining", b"reset")
+EXPOSED = (
+    b"x-request-id, x-error-code, x-provider, x-attempts, x-dropped-params, retry-after, x-should-retry, "
+    + b", ".join(
+        b"x-ratelimit-%b-%b" % (what, window)
+        for window in (b"minute", b"hour", b"day", b"month")
+        for what in (b"limit", b"remaining", b"reset")
+    )
 )
 
 
@@ -30,10 +33,12 @@ def success_headers(
     request: ChatRequest,
     upstream: Upstream,
     request_id: bytes,
+    attempts: int,
     dropped: tuple[str, ...] = (),
 ) -> bytes:
     """The head lines of a good answer. `dropped`: fields that this upstream was not told."""
-    lines = b"%bx-request-id: %b\r\n%b" % (EVENTS if request.stream else JSON, request_id, upstream.header)
+    provider = upstream.first_header if attempts == 1 else b"%bx-attempts: %d\r\n" % (upstream.header, attempts)
+    lines = b"%bx-request-id: %b\r\n%b" % (EVENTS if request.stream else JSON, request_id, provider)
     if request.ignored or dropped:
         names = dict.fromkeys(request.ignored + dropped)
         lines += b"x-dropped-params: %b\r\n" % ", ".join(filter(is_name, names)).encode()
@@ -59,7 +64,7 @@ def cors_lines(origins: frozenset[bytes], exchange: Exchange) -> bytes:
 def refuse(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes) -> None:
     """End a request with an error: an HTTP error before the status line is decided, an error frame after it."""
     if exchange.started:
-        exchange.end(render_error(refusal.message, refusal.failure.code))
+        exchange.end(render_error(refusal.message, refusal.failure.code, refusal.metadata))
         return
     failure = refusal.failure
     lines = b"x-request-id: %b\r\nx-error-code: %b\r\n" % (request_id, failure.code.encode())
@@ -67,6 +72,8 @@ def refuse(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: byt
         lines += b"retry-after: %d\r\n" % refusal.retry_after
     if failure.retry is not None:
         lines += b"x-should-retry: %b\r\n" % (b"true" if failure.retry else b"false")
+    elif failure.chain and not worker.client_retries:
+        lines += b"x-should-retry: false\r\n"
     if refusal.status == 401:
         lines += b"www-authenticate: Bearer\r\n"
     lines += refusal.lines + cors_lines(worker.origins, exchange)

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import pathlib
+import random
 import secrets
 import signal
 import socket
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from waypost import config, errors, journal_file
+from waypost import config, journal_file
 from waypost.errors import Refusal
 from waypost.http.exchange import Exchange
 from waypost.http.fetch import Fetcher
@@ -25,6 +26,8 @@ from waypost.http.server import Server
 from waypost.http.timers import Deadlines
 from waypost.ids import Minter
 from waypost.link import socket_path
+from waypost.policy.health import Health
+from waypost.policy.retry import RetrySettings
 from waypost.worker import certificates, routes
 from waypost.worker.answers import refuse
 from waypost.worker.books import Books
@@ -38,6 +41,7 @@ from waypost.worker.leases import Leases
 from waypost.worker.link import Link
 from waypost.worker.natives import Natives
 from waypost.worker.prices import FRESH, Prices
+from waypost.worker.status import Watch
 from waypost.worker.tokens import Tokens
 from waypost.worker.upstreams import Snapshot, find_target
 from waypost.worker.vault import Vault
@@ -79,6 +83,7 @@ class Worker:
             journal=self.journal.name,
             leases=self.leases,
             on_kill=lambda account: self.books.kill_streams(account),
+            on_news=lambda news: self.watch.hear(news, self.clock()) if news is not None else self.watch.linked(),
         )
         self.books = Books(self.leases, self.journal, settings, lambda: self.identities.look_ups)
         self.identities = Identities(self.link)
@@ -88,7 +93,10 @@ class Worker:
         self.prices = Prices(self.link)
         self.catalogue = Catalogue(self.link, self.natives)
         self.walks: set[Walk] = set()
-        self._adopt(settings, Snapshot(settings, {}, self.deadlines, self.names))
+        self.health = Health()
+        self.watch = Watch(self.health, self.link.push)
+        self.dice: Callable[[], float] = random.random
+        self._adopt(settings, Snapshot(settings, {}, self.deadlines, self.names, self.health))
         self.server = Server(self, Limits(body=settings.max_body), self.deadlines, self.clock)
 
     def _adopt(self, settings: config.Config, snapshot: Snapshot) -> None:
@@ -99,12 +107,16 @@ class Worker:
         self.error_format = settings.server.error_format
         self.origins = frozenset(origin.encode() for origin in settings.server.cors)
         self.keepalive = float(settings.server.keepalive)
+        self.client_retries = settings.routing.client_retries
+        self.retries = RetrySettings(attempts=settings.routing.attempts)
 
     def reload(self, settings: config.Config) -> None:
         """Serve new requests by a new configuration; those in flight keep the old one. Raises config.ConfigError."""
         old = self.snapshot
         self.books.adopt(settings)
-        self._adopt(settings, Snapshot(settings, old.pools, self.deadlines, self.names))
+        snapshot = Snapshot(settings, old.pools, self.deadlines, self.names, self.health)
+        snapshot.inherit(old)
+        self._adopt(settings, snapshot)
         for target, pool in old.pools.items():
             if target not in self.snapshot.pools:
                 pool.close()
@@ -131,10 +143,6 @@ class Worker:
         refuse(self, exchange, refusal, self.mint())
 
     # What the walk asks
-
-    def may_go_on(self, code: str) -> bool:
-        """May another upstream be tried after this failure?"""
-        return errors.BY_CODE[code].chain
 
     def why_not_ready(self) -> str:
         """Empty when this worker may take traffic."""
@@ -177,9 +185,10 @@ class Worker:
             self._beat()
             await asyncio.sleep(1.0)
             self.books.tick()
+            self.watch.tick(self.clock())
             if self.clock() - repriced >= FRESH:
                 repriced = self.clock()
-                self.snapshot.admitted.clear()
+                self.snapshot.reprice()
 
     async def _wait_for_keeper(self, stop: asyncio.Event) -> None:
         """So that whoever connects first is not told that keys cannot be checked; /readyz tells a keeper's absence."""

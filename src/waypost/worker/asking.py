@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waypost.chat import Chat
-from waypost.errors import Refusal
 from waypost.formats import openai_answer
 from waypost.formats.accented import speak
 from waypost.formats.accents import Accent
 from waypost.formats.format import Format, Rendered, Unsupported
-from waypost.formats.openai_chat import NULL, ChatRequest, render_request
+from waypost.formats.openai_chat import ChatRequest, render_request
 from waypost.formats.openai_request import parse_chat
 from waypost.http.exchange import Exchange
+from waypost.policy.preferences import Preferences
 from waypost.worker import media
 from waypost.worker.accented_relay import AccentedStream, AccentedWhole
 from waypost.worker.answers import success_headers
+from waypost.worker.credentials import CredentialsUnavailable
 from waypost.worker.dialect import Dialect
 from waypost.worker.judging import judge_of
 from waypost.worker.needs import check_needs
+from waypost.worker.outcome import Outcome, Unanswered
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
 from waypost.worker.translate import StreamTranslator, Terms, WholeTranslator
+from waypost.worker.tries import NO_TOKEN, UNABLE
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
@@ -32,39 +35,34 @@ if TYPE_CHECKING:
     from waypost.worker.upstreams import Upstream
 
 
-class Put(msgspec.Struct, frozen=True):
-    """A request on its way: who reads the answer, the head lines of a good one, and the bytes for the upstream."""
-
-    relay: Relay
-    headers: bytes
-    sent: bytes
-
-
-class Preferences(msgspec.Struct, frozen=True):
-    """Of the caller's `provider`, what is obeyed here."""
-
-    require_parameters: bool | None = None
-
-
-decode_preferences = msgspec.json.Decoder(Preferences).decode
+Put = tuple[Relay, bytes, bytes]
+"""A request on its way: who reads the answer, the head lines of a good one, and the bytes for the upstream."""
 
 
 class Asking:
     """Owned by one request. Nothing is read before the first upstream of another format is tried."""
 
     def __init__(
-        self, worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, request_id: bytes
+        self, worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, preferences: Preferences
     ) -> None:
         self._worker = worker
         self._exchange = exchange
         self._entry = entry
         self._request = request
-        self._id = request_id
+        self._requires_parameters = preferences.require_parameters
         self._chat: Chat | None = None
         self._fetched: dict[frozenset[str], Chat] = {}  # by the URLs that were fetched
 
     async def put(self, upstream: Upstream, dialect: Dialect, stamp: Stamp) -> Put:
-        """The request as this upstream wants it. Raises Unsupported, Refusal, CredentialsUnavailable."""
+        """The request as this upstream wants it. Raises Unanswered, Refusal."""
+        try:
+            return await self._put(upstream, dialect, stamp)
+        except Unsupported as lacks:
+            raise Unanswered(Outcome(UNABLE, lacks.message, param=lacks.param)) from None
+        except CredentialsUnavailable as error:
+            raise Unanswered(Outcome(NO_TOKEN, str(error))) from None
+
+    async def _put(self, upstream: Upstream, dialect: Dialect, stamp: Stamp) -> Put:
         request = self._request
         if dialect.format is None:
             return self._as_it_is(upstream, dialect, stamp)
@@ -74,7 +72,7 @@ class Asking:
         sent = await dialect.render(rendered, request.stream)
         terms = self._terms(chat, dialect, dialect.format, rendered, stamp)
         relay: Relay = StreamTranslator(terms) if request.stream else WholeTranslator(terms)
-        return Put(relay, success_headers(self._worker, self._exchange, request, upstream, self._id, dropped), sent)
+        return relay, self._headers(upstream, dropped), sent
 
     def _as_it_is(self, upstream: Upstream, dialect: Dialect, stamp: Stamp) -> Put:
         """OpenAI's format, for a provider with an accent, or a model of which something is known."""
@@ -90,9 +88,15 @@ class Asking:
             # Where stream_options are not known, usage comes all the same.
             stream = request.stream and accent.stream_usage
             request = msgspec.structs.replace(request, fields=spoken.fields, stream=stream)
-        headers = success_headers(self._worker, self._exchange, self._request, upstream, self._id, dropped)
         sent = upstream.render(render_request(request, upstream.model_field), self._request.stream)
-        return Put(relay, headers, sent)
+        return relay, self._headers(upstream, dropped), sent
+
+    def _headers(self, upstream: Upstream, dropped: tuple[str, ...]) -> bytes:
+        entry = self._entry
+        attempts = entry.attempts + 1
+        return success_headers(
+            self._worker, self._exchange, self._request, upstream, entry.request_id, attempts, dropped
+        )
 
     def _terms(self, chat: Chat, dialect: Dialect, format: Format, rendered: Rendered, stamp: Stamp) -> Terms:
         entry, vault, account = self._entry, self._worker.vault, self._entry.account
@@ -126,21 +130,10 @@ class Asking:
         return known
 
     def _dropped(self, dropped: tuple[str, ...], upstream: Upstream) -> tuple[str, ...]:
-        """The same, where the caller lets that happen. Raises Unsupported, Refusal."""
-        if dropped and self._requires_parameters():
+        """The same, where the caller lets that happen. Raises Unsupported."""
+        if dropped and self._requires_parameters:
             raise Unsupported(dropped[0], f"{upstream.provider}/{upstream.model} has no such parameter")
         return dropped
-
-    def _requires_parameters(self) -> bool:
-        """`provider.require_parameters`. Raises Refusal."""
-        raw = self._request.fields.get("provider", NULL)
-        if raw == NULL:
-            return False
-        try:
-            return bool(decode_preferences(raw).require_parameters)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            message = "provider: must be an object, and require_parameters in it true or false."
-            raise Refusal("INVALID_REQUEST", message, param="provider") from None
 
 
 def accented(stamp: Stamp, request: ChatRequest, accent: Accent, show_reasoning: bool) -> Relay:
@@ -148,15 +141,6 @@ def accented(stamp: Stamp, request: ChatRequest, accent: Accent, show_reasoning:
     if request.stream:
         return AccentedStream(StreamRelay(stamp, request.include_usage), accent, show_reasoning)
     return AccentedWhole(stamp, accent, show_reasoning)
-
-
-def nobody_can(refusals: list[Unsupported]) -> Refusal:
-    """What to say when no target can serve a request: what the first one lacks, and that the others lack something."""
-    first = refusals[0]
-    if len(refusals) == 1:
-        return first
-    rest = "; ".join(dict.fromkeys(refusal.message.rstrip(".") for refusal in refusals[1:]))
-    return Refusal("INVALID_REQUEST", f"{first.message.rstrip('.')}; {rest}.", param=first.param)
 
 
 def created() -> int:

@@ -4,47 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from email.utils import parsedate_to_datetime
+import time
 
-import msgspec
-
-from waypost.formats.openai_chat import is_context_length
-from waypost.http.client import BROKEN, BUSY, CLOSED, TIMEOUT, ClientConnection, UpstreamFailure, find_header
+from waypost.http.client import BROKEN, BUSY, CLOSED, CONNECT_TIMEOUT, ClientConnection, UpstreamFailure, find_header
 from waypost.http.exchange import Exchange
-from waypost.http.timers import NEVER, Deadlines
+from waypost.http.timers import NEVER, TICK, Deadlines
+from waypost.policy.failures import BY_NAME
 from waypost.worker.books import Entry
+from waypost.worker.outcome import ANSWERED, Outcome, outcome_of_status, quoted
 from waypost.worker.relay import Relay, UpstreamError
-from waypost.worker.upstreams import Upstream, read_error
+from waypost.worker.upstreams import Upstream
 from waypost.worker.walk import Signal
 
 log = logging.getLogger("waypost.attempt")
 
 ERROR_LIMIT = 64 * 1024  # bytes of an upstream's error that are read
-QUOTED = 300  # characters of an upstream's words in our own error
 WAITING = b": waypost is waiting for the model\n\n"
-CREDENTIALS = (401, 402, 403)
-CONTENT = frozenset(range(400, 500)) - {401, 402, 403, 404, 407, 408, 429}  # the request's own fault: passed on
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """How an attempt ended. `code` is a row of the error table, or "" for a whole answer.
-
-    `committed`: part of the answer has reached the caller, so no other upstream may take over.
-    `retry_after` is the upstream's own hint in seconds; `status` its status where a 4xx is passed on, `upstream_status`
-    whatever it was, 0 if none came.
-    """
-
-    code: str
-    message: str = ""
-    committed: bool = False
-    status: int = 0
-    param: str | None = None
-    retry_after: int | None = None
-    upstream_status: int = 0
-
-
-ANSWERED = Outcome("", committed=True)
-FAILURE_CODES = {TIMEOUT: "PROVIDER_TIMEOUT", BUSY: "OVERLOADED"}
 
 
 class Attempt:
@@ -60,6 +35,7 @@ class Attempt:
     _head = b""
     _body: list[bytes] | None = None  # an error's body, collected
     _heard = 0.0  # when the upstream's latest bytes came; 0 before the first
+    first_token = 0.0  # when the answer's first meaningful event was passed on, on the clock of the loop; 0 before
     _is_paused = False
 
     def __init__(
@@ -71,8 +47,12 @@ class Attempt:
         keepalive: float,
         deadlines: Deadlines,
         entry: Entry,
+        request_ends: float = NEVER,
     ) -> None:
-        """`headers` are those of a good answer; `keepalive` seconds of silence bring a comment (0: never)."""
+        """`headers` are those of a good answer; `keepalive` seconds of silence bring a comment (0: never).
+
+        `request_ends` is when the request's own time is over, of which this may be the last of several attempts.
+        """
         self._exchange = exchange
         self.upstream = upstream
         self.relay = relay
@@ -83,7 +63,9 @@ class Attempt:
         self._patience = self._keepalive if self._keepalive < upstream.patience else upstream.patience
         self._deadlines = deadlines
         self._entry = entry
-        self._ends = deadlines.now + upstream.timeouts.total  # when the whole answer must be here
+        self._request_ends = request_ends
+        ends = deadlines.now + upstream.timeouts.total  # when the whole answer must be here
+        self._ends = ends if ends < request_ends else request_ends
         self._sent = 0.0
         self._over: Signal[Outcome] = Signal()
 
@@ -98,7 +80,8 @@ class Attempt:
         return self._over
 
     def _connect(self) -> None:
-        self._connecting = asyncio.ensure_future(self.upstream.pool.connect(self.upstream.timeouts.connect))
+        seconds = min(self.upstream.timeouts.connect, max(0.0, self._request_ends - self._deadlines.now))
+        self._connecting = asyncio.ensure_future(self.upstream.pool.connect(seconds))
         self._connecting.add_done_callback(self._connected)
 
     def _connected(self, connecting: asyncio.Future[ClientConnection]) -> None:
@@ -113,13 +96,13 @@ class Attempt:
             self._settle(self._outcome_of(failure))
         else:
             log.error("connecting to %s failed", self.upstream.provider, exc_info=failure)
-            self._settle(Outcome("PROVIDER_ERROR", "connecting failed"))
+            self._settle(Outcome(BY_NAME["connect"], "connecting failed"))
 
     def _send(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._exchange.flow = self
         self._sent = self._deadlines.now
-        self.deadline = self._sent + self._patience
+        self.deadline = min(self._sent + self._patience, self._ends)
         self._deadlines.watched.add(self)
         connection.send(self._request, self)
 
@@ -158,7 +141,7 @@ class Attempt:
         if self._body is not None:
             self._body.append(data)
             if sum(map(len, self._body)) > ERROR_LIMIT:
-                self._give_up(self._failed_status())
+                self._give_up(self._answered_otherwise())
             return
         relay = self.relay
         try:
@@ -167,7 +150,7 @@ class Attempt:
             if error.before:
                 self._commit()
                 self._exchange.write(error.before)
-            self._give_up(UpstreamFailure(BROKEN, str(error)))
+            self._give_up(UpstreamFailure(error.kind, str(error)))
             return
         if relay.done:
             self._finish(out)
@@ -182,7 +165,7 @@ class Attempt:
         if self._over.is_set:
             return
         if self._body is not None:
-            self._settle(self._failed_status())
+            self._settle(self._answered_otherwise())
         else:
             self._end()
 
@@ -204,7 +187,7 @@ class Attempt:
         try:
             out = self.relay.end()
         except UpstreamError as error:
-            self._settle(self._outcome_of(failure or UpstreamFailure(BROKEN, str(error))))
+            self._settle(self._outcome_of(failure or UpstreamFailure(error.kind, str(error))))
         else:
             self._finish(out)
 
@@ -225,6 +208,7 @@ class Attempt:
         """From now on no other upstream may take over."""
         self._start()
         self.committed = True
+        self.first_token = time.monotonic()
         self._entry.began_answer()
 
     def _start(self) -> None:
@@ -244,32 +228,17 @@ class Attempt:
         self._over.set(outcome)
 
     def _outcome_of(self, failure: UpstreamFailure) -> Outcome:
-        code = FAILURE_CODES.get(failure.kind, "PROVIDER_ERROR")
-        message = self._quoted(failure.message)
-        hint = 1 if failure.kind == BUSY else None
-        return Outcome(code, message, self.committed, retry_after=hint, upstream_status=self._status)
+        kind = failure.kind
+        if kind == CLOSED and self._status:
+            kind = "truncated"
+        elif kind == CONNECT_TIMEOUT and self._deadlines.now + TICK >= self._request_ends:
+            kind = "deadline"
+        hint = 1 if kind == BUSY else None
+        message = quoted(self.upstream, failure.message)
+        return Outcome(BY_NAME[kind], message, self.committed, self._status, retry_after=hint)
 
-    def _failed_status(self) -> Outcome:
-        """What an answer that is not 200 means."""
-        status, message, code, param = read_error(self.upstream, self._status, b"".join(self._body or ()))
-        message = self.upstream.redact(message)
-        if status in CONTENT:
-            row = "CONTEXT_LENGTH_EXCEEDED" if is_context_length(message, code) else "INVALID_REQUEST"
-            message = message or f"The upstream refused the request (HTTP {status})."
-            return Outcome(row, message, status=status, param=param, upstream_status=status)
-        code, hint = "PROVIDER_ERROR", None
-        said = f"HTTP {status}" + (f": {self._quoted(message)}" if message else "")
-        if status in CREDENTIALS:
-            said = f"refused our credentials (HTTP {status})"
-        elif status >= 500:  # what a broken server says may name its files, hosts and other people's requests
-            said = f"HTTP {status}"
-        elif status == 429:
-            code, hint = "UPSTREAM_RATE_LIMITED", retry_after(self._head)
-        return Outcome(code, said, retry_after=hint, upstream_status=status)
-
-    def _quoted(self, text: str) -> str:
-        """An upstream's words as part of a sentence of ours: one line, not long, and none of our keys."""
-        return " ".join(self.upstream.redact(text).split())[:QUOTED]
+    def _answered_otherwise(self) -> Outcome:
+        return outcome_of_status(self.upstream, self._status, self._head, b"".join(self._body or ()))
 
     # Time and flow
 
@@ -277,15 +246,18 @@ class Attempt:
         """Once in a while: time for a comment, or a timeout. Reads only note the time; here it is judged."""
         now, timeouts = self._deadlines.now, self.upstream.timeouts
         if self._heard:
-            limit, what, seconds = self._heard + timeouts.idle, "idle", timeouts.idle
+            limit, kind, what = self._heard + timeouts.idle, "idle_timeout", f"idle timeout after {timeouts.idle:g} s"
         else:
-            limit, what, seconds = self._sent + timeouts.first_byte, "first byte", timeouts.first_byte
+            limit, kind = self._sent + timeouts.first_byte, "first_byte_timeout"
+            what = f"first byte timeout after {timeouts.first_byte:g} s"
         if self._is_paused:
             limit = NEVER  # the client is slower than the upstream: only the total time goes on
-        if now >= self._ends:
-            self._give_up(UpstreamFailure(TIMEOUT, f"no whole answer within {timeouts.total:g} s"))
+        if now >= self._request_ends:
+            self._give_up(UpstreamFailure("deadline", "the time for the whole request is over"))
+        elif now >= self._ends:
+            self._give_up(UpstreamFailure("total_timeout", f"no whole answer within {timeouts.total:g} s"))
         elif now >= limit:
-            self._give_up(UpstreamFailure(TIMEOUT, f"{what} timeout after {seconds:g} s"))
+            self._give_up(UpstreamFailure(kind, what))
         else:
             silent = now - (self._heard or self._sent)
             if silent >= self._keepalive and not self._is_paused:
@@ -305,15 +277,3 @@ class Attempt:
         self._heard = self._deadlines.now
         if self._connection is not None:
             self._connection.resume_reading()
-
-
-def retry_after(head: bytes) -> int | None:
-    """A Retry-After header in whole seconds, from a number or an HTTP date relative to the answer's own Date."""
-    value = find_header(head, b"retry-after")
-    if value.isdigit():
-        return int(value) if len(value) < 10 else None
-    try:
-        date = parsedate_to_datetime(find_header(head, b"date").decode("latin-1"))
-        return max(0, int((parsedate_to_datetime(value.decode("latin-1")) - date).total_seconds()))
-    except (ValueError, TypeError):
-        return None

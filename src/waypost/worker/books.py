@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,7 +29,7 @@ from waypost.worker.link import KeeperUnavailable
 
 if TYPE_CHECKING:
     from waypost.http.exchange import Exchange
-    from waypost.worker.attempt import Outcome
+    from waypost.worker.outcome import Outcome, Tried
     from waypost.worker.upstreams import Upstream
 
 SHORT = 4096  # bytes of a request that cannot hold an inline file to speak of
@@ -37,28 +37,6 @@ PURSES = 20_000  # callers whose meters are at hand
 RAW_USAGE = 4096  # bytes of an upstream's own usage that a receipt keeps
 NOTHING = Usage()
 NEVER = float("inf")
-
-
-class Heard(Protocol):
-    """What has been heard of an answer so far."""
-
-    usage: msgspec.Raw | None  # as the upstream gave it
-    counted: Usage | None  # the same, understood; None where it is OpenAI's
-    observed: int  # bytes of the model's words
-
-
-class Tried(Protocol):
-    """One try at an upstream."""
-
-    upstream: Upstream
-
-    @property
-    def relay(self) -> Heard:
-        """Who hears its answer."""
-
-    @property
-    def was_sent(self) -> bool:
-        """The upstream has been asked, or is being asked."""
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -172,7 +150,12 @@ class Books:
         return purse
 
     def open(
-        self, identity: Identity, request: ChatRequest, exchange: Exchange, chain: list[Upstream], request_id: bytes
+        self,
+        identity: Identity,
+        request: ChatRequest,
+        exchange: Exchange,
+        upstreams: Sequence[Upstream],
+        request_id: bytes,
     ) -> Entry:
         """A request's entry; its charge is to be taken, and its line written, by `Entry.admit`. Raises Refusal."""
         purse = self.purse(identity)
@@ -184,14 +167,14 @@ class Books:
             output = (request.max_output or OUTPUT_RESERVE) * request.choices
             tokens = estimate + output
             if purse.money:
-                cost = self._most(identity, chain, estimate, output)
+                cost = self.most(identity, upstreams, estimate, output)
         charge = purse.charge(request.stream, tokens, cost)
-        return Entry(self, purse, charge, request, chain, estimate, request_id, exchange)
+        return Entry(self, purse, charge, request, upstreams[0].price, estimate, request_id, exchange)
 
-    def _most(self, identity: Identity, chain: list[Upstream], prompt: int, completion: int) -> int:
+    def most(self, identity: Identity, upstreams: Sequence[Upstream], prompt: int, completion: int) -> int:
         """The most that a request may cost, whichever upstream serves it. Raises Refusal MODEL_NOT_PRICED."""
         most = 0
-        for upstream in chain:
+        for upstream in upstreams:
             if upstream.price is not None:
                 most = max(most, reserve(upstream.price, prompt, completion))
             elif self._plans[identity.plan].unpriced == "refuse":
@@ -261,8 +244,8 @@ class Entry:
     """One request's page: its charge, its lines, and its end."""
 
     __slots__ = (
-        "_books", "_chain", "_charge", "_estimate", "_exchange", "_is_open", "_purse", "_request", "account", "attempt",
-        "attempts", "first_token", "id", "is_killed",
+        "_books", "_charge", "_estimate", "_exchange", "_is_open", "_price", "_purse", "_request", "account", "attempt",
+        "attempts", "first_token", "id", "identity", "is_killed", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -271,7 +254,7 @@ class Entry:
         purse: Purse,
         charge: Charge,
         request: ChatRequest,
-        chain: list[Upstream],
+        price: Price | None,
         estimate: int,
         request_id: bytes,
         exchange: Exchange,
@@ -280,11 +263,13 @@ class Entry:
         self._purse = purse
         self._charge = charge
         self._request = request
-        self._chain = chain
+        self._price = price  # of the first upstream
         self._estimate = estimate
         self._exchange = exchange
         self._is_open = False
+        self.request_id = request_id
         self.id = request_id[-26:]
+        self.identity = purse.identity
         self.account = purse.identity.account_id
         self.attempts = 0
         self.first_token = 0
@@ -297,8 +282,8 @@ class Entry:
         """Take the charge and write the opening line; False where a lease is short. Raises Refusal UNAVAILABLE."""
         if not self._charge.take():
             return False
-        books, identity, request = self._books, self._purse.identity, self._request
-        price = self._chain[0].price
+        books, identity, request = self._books, self.identity, self._request
+        price = self._price
         line = Opened(
             self.id,
             int(books.wall() * 1000),
@@ -363,7 +348,7 @@ class Entry:
             upstream.provider,
             upstream.model,
             outcome.code,
-            outcome.upstream_status,
+            outcome.status,
             milliseconds,
         )
         self._books.journal.append(line)

@@ -63,10 +63,10 @@ class Catalogue:
 
         None where the price list does not know it. Raises Refusal UNAVAILABLE when the keeper cannot say.
         """
-        chain = snapshot.chain(name) or []
-        providers = [upstream.provider for upstream in chain]
-        listed = tuple(name for name in providers if name in snapshot.listed) if chain else snapshot.listed
-        records = await self._natives.find(listed, chain[0].model if chain else name)
+        links = snapshot.links(name) or []
+        providers = [provider for provider, _ in links]
+        listed = tuple(name for name in providers if name in snapshot.listed) if links else snapshot.listed
+        records = await self._natives.find(listed, links[0][1] if links else name)
         return render_card(native_card(name, records, self._created, providers)) if records else None
 
     async def _learn(self, after: float) -> None:

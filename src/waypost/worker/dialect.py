@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import urllib.parse
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -49,7 +47,7 @@ STATUSES = {
 
 
 class Speech:
-    """What all models of one provider share: its way of speaking, address and credentials, the last taking turns."""
+    """What all models of one provider share: its way of speaking, its address, and a credential for each key."""
 
     def __init__(self, name: str, settings: config.Provider, url: str, deadlines: Deadlines, names: Names) -> None:
         """`url` is the base URL without a slash at its end. Raises config.ConfigError."""
@@ -63,9 +61,7 @@ class Speech:
         self.place = ""
         if self.kind == "vertex":
             self.place = vertex.place(project_of(name, settings), settings.location)
-        made = [self._credential(key.reveal(), settings, deadlines, names) for key in settings.keys]
-        self._credentials: Iterator[Credential] = itertools.cycle(made)
-        self._all = made
+        self.credentials = [self._credential(key.reveal(), settings, deadlines, names) for key in settings.keys]
 
     def _credential(self, key: str, settings: config.Provider, deadlines: Deadlines, names: Names) -> Credential:
         match self.kind:
@@ -83,26 +79,11 @@ class Speech:
                 return Token(account_grant(read_account(self.provider, key), deadlines, names))
         return Key("authorization", f"Bearer {key}", key)
 
-    def secrets(self) -> list[str]:
-        """What no answer may carry on."""
-        return [secret for credential in self._all for secret in credential.secrets()]
-
-    async def authorized(self, path: str, body: bytes, sent: Headers) -> Headers:
-        """The credentials of one request. Raises CredentialsUnavailable."""
-        credential = next(self._credentials)
-        headers = credential.headers(path, body, sent)
-        if headers is None:
-            await credential.fetch()
-            headers = credential.headers(path, body, sent)
-            if headers is None:
-                raise CredentialsUnavailable("the access token is good for too short a time")
-        return headers
-
-    async def render(self, rendered: Rendered, accept: str = "application/json") -> bytes:
+    async def render(self, credential: Credential, rendered: Rendered, accept: str = "application/json") -> bytes:
         """One whole request. Raises CredentialsUnavailable."""
         path, body = self.path + rendered.path, rendered.body
         sent = TYPE + rendered.headers
-        credentials = await self.authorized(path, body, sent)
+        credentials = await authorized(credential, path, body, sent)
         lines = "".join([f"{name}: {value}\r\n" for name, value in sent + credentials])
         head = (
             f"POST {path} HTTP/1.1\r\nhost: {self.host}\r\n{lines}accept: {accept}\r\naccept-encoding: identity\r\n"
@@ -111,12 +92,24 @@ class Speech:
         return head.encode("ascii") + body
 
 
+async def authorized(credential: Credential, path: str, body: bytes, sent: Headers) -> Headers:
+    """The credentials of one request. Raises CredentialsUnavailable."""
+    headers = credential.headers(path, body, sent)
+    if headers is None:
+        await credential.fetch()
+        headers = credential.headers(path, body, sent)
+        if headers is None:
+            raise CredentialsUnavailable("the access token is good for too short a time")
+    return headers
+
+
 class Dialect:
     """How one upstream is spoken to. `format` None: OpenAI's, with an accent or limits of what its model can do."""
 
-    def __init__(self, speech: Speech, model: str, settings: config.Model | None) -> None:
+    def __init__(self, speech: Speech, credential: Credential, model: str, settings: config.Model | None) -> None:
         """`settings`: of the configured model in whose chain the upstream stands."""
         self.speech = speech
+        self._credential = credential
         self.format = format_of(speech.kind, model)
         self.accent = accent_of(speech) if self.format is None else None
         self.model = model_of(speech, model, self.format, settings)
@@ -124,7 +117,7 @@ class Dialect:
     async def render(self, rendered: Rendered, stream: bool) -> bytes:
         """One whole request. Raises CredentialsUnavailable."""
         events = EVENTS.get(self.speech.kind, "text/event-stream")
-        return await self.speech.render(rendered, events if stream else "application/json")
+        return await self.speech.render(self._credential, rendered, events if stream else "application/json")
 
     def read_error(self, status: int, body: bytes) -> tuple[int, str, str, str | None]:
         """A status that is not 200 → the one that OpenAI would have given, message, code and param."""

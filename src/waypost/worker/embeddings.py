@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from waypost.formats.format import Model, Rendered, Unsupported
 from waypost.formats.json_gate import check_duplicates, check_shape
 from waypost.formats.openai_chat import (
     GATEWAY_ONLY,
+    STEERING,
     ChatRequest,
     Fields,
     decode_fields,
@@ -31,24 +32,31 @@ from waypost.formats.openai_embeddings import (
     render_embeddings,
 )
 from waypost.http.call import Reply, call
-from waypost.http.client import UpstreamFailure, find_header
+from waypost.http.client import TIMEOUT, UpstreamFailure, find_header
 from waypost.http.exchange import Exchange
+from waypost.policy.failures import BY_NAME
+from waypost.policy.routing import plan
+from waypost.policy.routing import refusal as nobody
+from waypost.policy.stickiness import Conversation, Sticky
+from waypost.policy.trail import NOWHERE, Trail
 from waypost.provider_settings import Kind
 from waypost.records import Usage
 from waypost.worker.answers import success_headers
-from waypost.worker.asking import nobody_can
-from waypost.worker.attempt import CONTENT, CREDENTIALS, FAILURE_CODES, QUOTED, Outcome, retry_after
 from waypost.worker.books import Entry
 from waypost.worker.credentials import CredentialsUnavailable
+from waypost.worker.outcome import Outcome, Unanswered, outcome_of_status, quoted
 from waypost.worker.relay import BODY_LIMIT
-from waypost.worker.serve import as_refusal, end, find_chain, summary
-from waypost.worker.upstreams import Upstream, openai_path, read_error
+from waypost.worker.resolve import Resolved, resolve
+from waypost.worker.serve import end
+from waypost.worker.tries import NO_TOKEN, UNABLE, ending_of, failed
+from waypost.worker.upstreams import Upstream, openai_path
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
 
 log = logging.getLogger("waypost.serve")
 
+BROKEN = BY_NAME["broken"]
 ONCE = (b'"model"', b'"input"', b'"dimensions"', b'"encoding_format"')
 AT_ONCE = 4  # requests to one upstream, where it takes fewer texts in one than the caller gave
 
@@ -74,8 +82,11 @@ MODULES: dict[Kind, Module] = {
 class Try:
     """One upstream's try, as the books see it; it is its own relay."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, ends: float, clock: Callable[[], float]) -> None:
+        """`ends`: when the request's time is over, by that clock."""
         self.upstream = upstream
+        self.ends = ends
+        self.clock = clock
         self.relay = self
         self.was_sent = False
         self.usage: msgspec.Raw | None = None
@@ -103,17 +114,17 @@ async def create_embeddings(worker: Worker, exchange: Exchange) -> None:
             exchange.head, exchange.address
         )
         request = parse_request(exchange.body)
-        chain = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
-        if chain is None:
-            chain = await find_chain(worker, snapshot, identity, request.model)
-        entry = worker.books.open(identity, request, exchange, chain, request_id)
+        found = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
+        if found is None or request.steers:
+            found = await resolve(worker, snapshot, identity, request)
+        entry = worker.books.open(identity, request, exchange, found.upstreams, request_id)
         if not entry.admit():
             await entry.admit_slowly()
         written = worker.journal.synced()
         if written is not None:
-            await written
+            await worker.books.on_disk(written)
         # A task, since the calls have deadlines of their own.
-        await asyncio.ensure_future(answer(worker, exchange, entry, request, chain, request_id))
+        await asyncio.ensure_future(answer(worker, exchange, entry, request, found))
     except Refusal as refusal:
         end(worker, exchange, refusal, request_id, entry)
     except asyncio.CancelledError:
@@ -133,74 +144,81 @@ def parse_request(body: bytes) -> ChatRequest:
     check_duplicates(body, fields, ONCE, "input")
     if "input" not in fields:
         raise Refusal("INVALID_REQUEST", "input: a text, or an array of texts, is required.", param="input")
-    return ChatRequest(fields, read_model(fields), stream=False, include_usage=False, ignored=(), choices=0)
+    steers = not STEERING.isdisjoint(fields)
+    return ChatRequest(fields, read_model(fields), False, include_usage=False, ignored=(), choices=0, steers=steers)
 
 
-async def answer(
-    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, chain: list[Upstream], request_id: bytes
-) -> None:
+async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved) -> None:
     """One upstream after the other, until one has answered. Raises Refusal if none did."""
-    failures: list[tuple[Upstream, Outcome]] = []
-    unable: list[Unsupported] = []
-    for upstream in chain:
-        tried = Try(upstream)
-        entry.began(tried)
-        began = worker.clock()
-        try:
-            fields, dropped = await ask(tried, request)
-        except Unsupported as refusal:
-            unable.append(refusal)
-            continue
-        except Failed as error:
-            outcome = error.outcome
-        else:
-            fields["model"] = request.fields["model"]
-            fields["provider"] = upstream.name
-            if tried.counted is None:  # estimated, and the caller sees it
-                fields["usage"] = estimated_usage(entry.render_counted(None, 0))
-            headers = success_headers(worker, exchange, request, upstream, request_id, dropped)
-            entry.answered()
-            exchange.respond(200, headers, encode(fields))
-            return
-        entry.failed_attempt(outcome, int((worker.clock() - began) * 1000))
-        if not worker.may_go_on(outcome.code):
-            raise as_refusal(outcome)
-        log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
-        failures.append((upstream, outcome))
-    raise as_refusal(summary(failures)) if failures else nobody_can(unable)
+    clock, deadline = worker.clock, exchange.arrived + found.route.deadline
+    conversation = Conversation(entry.identity.account, {})
+    now = clock()
+    chosen = plan(found.route.chain, found.asked, conversation, now, worker.dice)
+    if not chosen.candidates:
+        raise nobody(chosen)
+    # What is embedded is no conversation: nothing is remembered of who did it.
+    trail = Trail(chosen, conversation, Sticky(), deadline, worker.retries)
+    try:
+        while (ticket := trail.begin(now)) is not None:
+            upstream: Upstream = ticket.candidate.upstream
+            tried = Try(upstream, deadline, clock)
+            try:
+                fields, dropped = await ask(tried, entry, request)
+            except Unanswered as error:
+                outcome = error.outcome
+            else:
+                now = clock()
+                trail.succeeded(ticket, now, now - ticket.began)
+                fields["model"] = request.fields["model"]
+                fields["provider"] = upstream.name
+                if tried.counted is None:  # estimated, and the caller sees it
+                    fields["usage"] = estimated_usage(entry.render_counted(None, 0))
+                headers = success_headers(
+                    worker, exchange, request, upstream, entry.request_id, entry.attempts, dropped
+                )
+                entry.answered()
+                exchange.respond(200, headers, encode(fields))
+                return
+            wait = failed(worker, entry, trail, ticket, outcome)
+            if wait == NOWHERE:
+                break
+            if wait:
+                await asyncio.sleep(wait)
+            now = clock()
+        raise ending_of(entry, trail, outcome, None)
+    except BaseException:
+        trail.close()
+        raise
 
 
-class Failed(Exception):
-    """This upstream did not answer."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.message)
-        self.outcome = outcome
-
-
-async def ask(tried: Try, request: ChatRequest) -> tuple[Fields, tuple[str, ...]]:
-    """OpenAI's answer by its fields, and what the upstream was not told. Raises Unsupported, Refusal, Failed."""
+async def ask(tried: Try, entry: Entry, request: ChatRequest) -> tuple[Fields, tuple[str, ...]]:
+    """OpenAI's answer by its fields, and what the upstream was not told. Raises Unanswered, Refusal."""
     upstream = tried.upstream
     speech = upstream.speech
     if speech.kind in ("openai", "azure"):
         fields = {name: raw for name, raw in request.fields.items() if name not in GATEWAY_ONLY}
         fields["model"] = upstream.model_field
         path = openai_path(speech, upstream.model, "/embeddings")
+        entry.began(tried)
         reply = await send(tried, Rendered(path=path, body=encode(fields)))
         return read_openai(tried, reply.body), ()
     module = MODULES.get(speech.kind)
     if module is None or upstream.dialect is None:
-        raise Unsupported("model", f"{upstream.provider} makes no embeddings")
+        raise Unanswered(Outcome(UNABLE, f"{upstream.provider} makes no embeddings.", param="model"))
     asked = parse_embeddings(request.fields)
-    requests = module.render_embeddings(asked, upstream.dialect.model)
+    try:
+        requests = module.render_embeddings(asked, upstream.dialect.model)
+    except Unsupported as lacks:
+        raise Unanswered(Outcome(UNABLE, lacks.message, param=lacks.param)) from None
+    entry.began(tried)
     replies = await send_all(tried, requests)
     try:
         made = joined([counted(module.parse_embeddings(reply.body), reply) for reply in replies])
     except BadAnswer as error:
-        raise Failed(Outcome("PROVIDER_ERROR", str(error), upstream_status=200)) from None
+        raise Unanswered(Outcome(BROKEN, str(error), status=200)) from None
     if len(made.vectors) != len(asked.inputs):
         wrong = f"the upstream answered {len(made.vectors)} vectors for {len(asked.inputs)} texts"
-        raise Failed(Outcome("PROVIDER_ERROR", wrong, upstream_status=200))
+        raise Unanswered(Outcome(BROKEN, wrong, status=200))
     if made.tokens is not None:
         tried.counted = Usage(fresh=max(0, made.tokens))
     rendered = render_embeddings(made, asked.encoding, request.fields["model"])
@@ -216,7 +234,7 @@ def counted(made: Embeddings, reply: Reply) -> Embeddings:
 
 
 def read_openai(tried: Try, body: bytes) -> Fields:
-    """OpenAI's own answer. Raises Failed."""
+    """OpenAI's own answer. Raises Unanswered."""
     try:
         fields = decode_fields(body)
         data = bytes(fields.get("data", b""))
@@ -225,7 +243,7 @@ def read_openai(tried: Try, body: bytes) -> Fields:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         data, said, fields, usage = b"", OpenaiUsage(), {}, None
     if not data.startswith(b"["):
-        raise Failed(Outcome("PROVIDER_ERROR", "the upstream's answer has no embeddings", upstream_status=200))
+        raise Unanswered(Outcome(BROKEN, "the upstream's answer has no embeddings", status=200))
     tokens = said.prompt_tokens or said.total_tokens
     if tokens is not None and tokens > 0:
         tried.usage, tried.counted = usage, Usage(fresh=tokens)
@@ -243,7 +261,7 @@ def estimated_usage(usage: msgspec.Raw) -> msgspec.Raw:
 
 
 async def send_all(tried: Try, requests: Sequence[Rendered]) -> list[Reply]:
-    """Several requests, a few at a time, answers in their order. Raises Failed."""
+    """Several requests, a few at a time, answers in their order. Raises Unanswered."""
     replies: list[Reply] = []
     for at in range(0, len(requests), AT_ONCE):
         tasks = [asyncio.ensure_future(send(tried, one)) for one in requests[at : at + AT_ONCE]]
@@ -256,36 +274,22 @@ async def send_all(tried: Try, requests: Sequence[Rendered]) -> list[Reply]:
 
 
 async def send(tried: Try, rendered: Rendered) -> Reply:
-    """One request and its answer of status 200. Raises Failed."""
+    """One request and its answer of status 200. Raises Unanswered."""
     upstream = tried.upstream
     timeouts = upstream.timeouts
     try:
-        sent = await upstream.speech.render(rendered)
+        sent = await upstream.speech.render(upstream.credential, rendered)
         tried.was_sent = True
-        total = min(timeouts.first_byte, timeouts.total)
+        left = tried.ends - tried.clock()
+        total = min(timeouts.first_byte, timeouts.total, left)
         reply = await call(upstream.pool, sent, limit=BODY_LIMIT, connect=timeouts.connect, total=total)
     except CredentialsUnavailable as error:
-        raise Failed(Outcome("PROVIDER_ERROR", str(error))) from None
+        raise Unanswered(Outcome(NO_TOKEN, str(error))) from None
     except UpstreamFailure as failure:
-        code = FAILURE_CODES.get(failure.kind, "PROVIDER_ERROR")
-        raise Failed(Outcome(code, " ".join(upstream.redact(failure.message).split())[:QUOTED])) from None
+        kind = failure.kind
+        if kind == TIMEOUT:
+            kind = "deadline" if total == left else "first_byte_timeout"
+        raise Unanswered(Outcome(BY_NAME[kind], quoted(upstream, failure.message))) from None
     if reply.status != 200:
-        raise Failed(outcome_of(upstream, reply))
+        raise Unanswered(outcome_of_status(upstream, reply.status, reply.head, reply.body))
     return reply
-
-
-def outcome_of(upstream: Upstream, reply: Reply) -> Outcome:
-    """What an answer that is not 200 means."""
-    status, message, code, param = read_error(upstream, reply.status, reply.body)
-    message = upstream.redact(message)
-    if status in CONTENT:
-        row = "CONTEXT_LENGTH_EXCEEDED" if code == "context_length_exceeded" else "INVALID_REQUEST"
-        said = message or f"The upstream refused the request (HTTP {reply.status})."
-        return Outcome(row, said, status=status, param=param, upstream_status=reply.status)
-    said = f"HTTP {reply.status}" + (f": {' '.join(message.split())[:QUOTED]}" if message and status < 500 else "")
-    if status in CREDENTIALS:
-        said = f"refused our credentials (HTTP {reply.status})"
-    if status == 429:
-        hint = retry_after(reply.head)
-        return Outcome("UPSTREAM_RATE_LIMITED", said, retry_after=hint, upstream_status=reply.status)
-    return Outcome("PROVIDER_ERROR", said, upstream_status=reply.status)

@@ -7,12 +7,13 @@ import logging
 import pathlib
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from waypost.link import Framed, LinkError, LinkLost
 from waypost.messages import (
     PROTOCOL,
     AnyMessage,
+    BreakerNews,
     Failed,
     Forget,
     ForgetAccount,
@@ -47,6 +48,14 @@ class KeeperUnavailable(Exception):
     """The keeper cannot be asked now, or did not answer in time. It says nothing about what was asked."""
 
 
+class Caller(Protocol):
+    """Who asks the keeper."""
+
+    async def call(self, message: AnyMessage, timeout: float = 2.0) -> AnyMessage:
+        """The answer. Raises KeeperUnavailable."""
+        ...
+
+
 class Link:
     """A connection to the keeper that comes back by itself.
 
@@ -54,7 +63,8 @@ class Link:
     account's tokens may have, `on_forget(None)` when any may have: on every connect too, because what the keeper said
     meanwhile was not heard. Until then the link is not `connected`.
     `leases` hear of grants and recalls, and what they spend stands in the journal of the name `journal`.
-    `on_kill(account)` ends an account's streams and returns how many there were.
+    `on_kill(account)` ends an account's streams and returns how many there were. `on_news` hears of other workers'
+    breakers, and None on every connect.
     """
 
     def __init__(
@@ -66,6 +76,7 @@ class Link:
         journal: str = "",
         leases: Leases | None = None,
         on_kill: Callable[[int], int] = lambda account: 0,
+        on_news: Callable[[BreakerNews | None], None] = lambda news: None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._path = path
@@ -74,6 +85,7 @@ class Link:
         self._journal = journal
         self._leases = leases
         self._on_kill = on_kill
+        self._on_news = on_news
         if leases is not None:
             leases.attach(self)
         self._dice = dice
@@ -162,6 +174,7 @@ class Link:
             raise LinkLost("the connection was lost")
         # Everything the keeper changed before it listed us is forgotten here; everything after, it pushes.
         self._on_forget(None)
+        self._on_news(None)
         self._peer = peer
         self._lost.clear()
         self._up.set()
@@ -189,6 +202,8 @@ class Link:
             self._on_forget(None)
         elif isinstance(message, Trouble):
             self.trouble = message.reason
+        elif isinstance(message, BreakerNews):
+            self._on_news(message)
         elif isinstance(message, KillStreams):
             peer.reply(call_id, KilledStreams(self._on_kill(message.account)))
         elif self._leases is not None:

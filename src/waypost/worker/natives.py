@@ -6,8 +6,8 @@ import asyncio
 
 from waypost.errors import Refusal
 from waypost.listing import FindNative, NativeRecord, NativeRecords
-from waypost.worker.link import KeeperUnavailable, Link
-from waypost.worker.upstreams import Snapshot, Upstream
+from waypost.worker.link import Caller, KeeperUnavailable
+from waypost.worker.upstreams import Links, Snapshot
 
 LONGEST_ID = 256
 """Characters: the longest that the list has is 61."""
@@ -25,7 +25,7 @@ class Natives:
     The list is part of the installation, so what is cached holds while the keeper is away.
     """
 
-    def __init__(self, link: Link, capacity: int = 1000) -> None:
+    def __init__(self, link: Caller, capacity: int = 1000) -> None:
         self._link = link
         self._capacity = capacity
         self._known: dict[Asked, Records] = {}
@@ -35,16 +35,16 @@ class Natives:
     def __len__(self) -> int:
         return len(self._known) + len(self._unknown)
 
-    async def chain(self, snapshot: Snapshot, model: str) -> list[Upstream] | None:
-        """The upstreams that serve a name which `snapshot.chain` does not know, there from now on; None if none does.
+    async def links(self, snapshot: Snapshot, model: str) -> Links | None:
+        """The links to whoever serves a name that `snapshot.links` does not know, there from now on; None: nobody.
 
         Raises Refusal UNAVAILABLE when the keeper cannot say.
         """
         records = await self.find(snapshot.listed, model)
-        return snapshot.add_chain(model, [(record.provider, record.id) for record in records]) if records else None
+        return snapshot.add_links(model, [(record.provider, record.id) for record in records]) if records else None
 
     async def find(self, providers: tuple[str, ...], model: str) -> Records:
-        """What the list says of a model at those of `providers` that serve it. Raises Refusal as `chain` does."""
+        """What the list says of a model at those of `providers` that serve it. Raises Refusal as `links` does."""
         if not providers or len(model) > LONGEST_ID or model.startswith("route/"):  # `route/` is the operator's
             return ()
         asked = (providers, model)

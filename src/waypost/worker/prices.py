@@ -1,4 +1,4 @@
-"""What a chain's upstreams cost: by the configuration, else by the keeper's price list; asked for once an hour."""
+"""What the keeper's price list says that upstreams cost; asked for once an hour."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from waypost.errors import Refusal
 from waypost.listing import FindPrices, PriceRecords
 from waypost.messages import AnyMessage, Failed
-from waypost.pricing import Price, configured_price, listed_price
-from waypost.worker.link import KeeperUnavailable, Link
-from waypost.worker.upstreams import Snapshot, Upstream
+from waypost.pricing import Price, listed_price
+from waypost.worker.link import Caller, KeeperUnavailable
+from waypost.worker.upstreams import Snapshot
 
 FRESH = 3600.0  # seconds after which the list is asked again: prices change, and some have an hour
 KNOWN = 10_000  # prices after which all are asked for anew
@@ -19,29 +19,26 @@ KNOWN = 10_000  # prices after which all are asked for anew
 class Prices:
     """The prices that this worker has asked for, by provider and upstream model."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Caller) -> None:
         self._link = link
         self._known: dict[tuple[str, str], tuple[Price | None, float]] = {}
 
-    async def attach(self, snapshot: Snapshot, model: str, chain: Iterable[Upstream], now: float) -> None:
-        """Give each upstream its price, None where it has none. `now` in seconds of any clock that goes on.
+    async def find(
+        self, snapshot: Snapshot, targets: Iterable[tuple[str, str]], now: float
+    ) -> dict[tuple[str, str], Price | None]:
+        """The list's price of each (provider, upstream model), None where it has none. `now`: seconds of any clock.
 
         Raises Refusal UNAVAILABLE if the keeper must be asked and cannot.
         """
-        settings = snapshot.settings.models.get(model)
-        if settings is not None and settings.price is not None:
-            price = configured_price(settings.price)
-            for upstream in chain:
-                upstream.price = price
-            return
         if len(self._known) > KNOWN:
             self._known.clear()  # before it is looked at, so that what is fresh stays until it is used
-        listed = [upstream for upstream in chain if upstream.provider in snapshot.listed]
-        missing = tuple(target for target in map(target_of, listed) if not self._is_fresh(target, now))
+        asked = list(targets)
+        listed = [target for target in asked if target[0] in snapshot.listed]
+        missing = tuple(target for target in listed if not self._is_fresh(target, now))
         if missing:
             await self._ask(missing, now)
-        for upstream in listed:
-            upstream.price = self._known[target_of(upstream)][0]
+        known = {target: self._known[target][0] for target in listed}
+        return {target: known.get(target) for target in asked}
 
     def _is_fresh(self, target: tuple[str, str], now: float) -> bool:
         known = self._known.get(target)
@@ -61,8 +58,3 @@ class Prices:
             raise Refusal("UNAVAILABLE", "Prices cannot be looked up at this moment; try again.", retry_after=1)
         for target, record in zip(targets, reply.rows, strict=True):
             self._known[target] = (listed_price(record) if record is not None else None, now)
-
-
-def target_of(upstream: Upstream) -> tuple[str, str]:
-    """What the list is asked for."""
-    return upstream.provider, upstream.model

@@ -29,6 +29,7 @@ from waypost.records import Usage
 BODY_LIMIT = 32 * 1024 * 1024  # bytes of an upstream's whole answer
 EVENT_LIMIT = 4 * 1024 * 1024  # bytes of one event
 HELD_LIMIT = 256 * 1024  # bytes held back before the first meaningful event
+HELD_EVENTS = 64
 DONE = b"data: [DONE]\n\n"
 EMPTY_DELTA = len(b'{"content":""}')
 EMPTY = re.compile(rb"\[\s*\]")
@@ -37,10 +38,15 @@ EMPTY = re.compile(rb"\[\s*\]")
 class UpstreamError(Exception):
     """The upstream's answer is an error, or not the answer it claims to be; the message is fit for the caller.
 
-    `before`: bytes for the caller that came ahead of the error in the same read.
+    `before`: bytes for the caller that came ahead of the error in the same read. `kind` is one of
+    `policy.failures.TABLE`.
     """
 
     before = b""
+
+    def __init__(self, message: str, kind: str = "broken") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Stamp(msgspec.Struct, frozen=True):
@@ -52,6 +58,7 @@ class Stamp(msgspec.Struct, frozen=True):
     latency_ms: Callable[[], int]
     render_usage: Callable[[msgspec.Raw | None, int], msgspec.Raw]  # what the upstream said (or nothing) and `observed`
     wants_cost: bool  # so that usage is rendered anew even where the upstream gave one
+    metadata: Callable[[], msgspec.Raw] | None = None  # how the answer came about, for callers who want to know
 
 
 class Relay(Protocol):
@@ -104,12 +111,15 @@ class WholeRelay:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamError("the upstream's answer is not a JSON object") from None
         if not choices.startswith(b"[") or EMPTY.fullmatch(choices):
-            raise UpstreamError(parse_error(body)[0] or "the upstream's answer has no choices")
+            said = parse_error(body)[0]
+            raise UpstreamError(said or "the upstream's answer has no choices", "error_event" if said else "broken")
         stamp = self._stamp
         answer["id"] = stamp.id
         answer["model"] = stamp.model
         answer["provider"] = stamp.provider
         answer["latency_ms"] = msgspec.Raw(b"%d" % stamp.latency_ms())
+        if stamp.metadata is not None:
+            answer["waypost"] = stamp.metadata()
         usage = answer.get("usage")
         if usage is not None and usage != NULL:
             self.usage = usage
@@ -235,7 +245,7 @@ class StreamRelay:
                 error.before = b"".join(out)
                 out.clear()
             raise
-        if not self._committed and sum(map(len, out)) <= HELD_LIMIT:
+        if not self._committed and len(out) <= HELD_EVENTS and sum(map(len, out)) <= HELD_LIMIT:
             return b""
         self._committed = True
         sent = b"".join(out)
@@ -248,7 +258,9 @@ class StreamRelay:
             chunk = decode_fields(payload)
             error = chunk.get("error")
             if error is not None and error != NULL:
-                raise UpstreamError(parse_error(payload)[0] or "the upstream sent an error in its stream")
+                raise UpstreamError(
+                    parse_error(payload)[0] or "the upstream sent an error in its stream", "error_event"
+                )
             choices = decode_choices(chunk.get("choices", EMPTY_LIST))
             usage = chunk.get("usage")
             if usage is not None and usage != NULL:
@@ -328,6 +340,8 @@ class StreamRelay:
             last["usage"] = usage
         last["provider"] = self._stamp.provider
         last["latency_ms"] = msgspec.Raw(b"%d" % self._stamp.latency_ms())
+        if self._stamp.metadata is not None:
+            last["waypost"] = self._stamp.metadata()
         return out + render_event(last) + DONE
 
     def _bare(self, choices: msgspec.Raw) -> Fields:
@@ -354,7 +368,7 @@ class StreamRelay:
         if self.done:
             return out
         if not self.finished:
-            raise UpstreamError("the upstream's stream ended before its end marker")
+            raise UpstreamError("the upstream's stream ended before its end marker", "truncated")
         self._pending.append(self._last())
         out += b"".join(self._pending)
         self._pending.clear()
@@ -403,7 +417,10 @@ def is_meaningful(choice: Fields) -> bool:
     return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
 
 
-def render_error(message: str, code: str) -> bytes:
-    """The frame that ends a stream which cannot go on (contract R11), and [DONE]."""
+def render_error(message: str, code: str, metadata: bytes = b"") -> bytes:
+    """The frame that ends a stream which cannot go on (contract R11), and [DONE]. `metadata`: the `waypost` object."""
     error = {"message": message, "type": "api_error", "param": None, "code": code}
-    return render_event({"error": msgspec.Raw(encode(error))}) + DONE
+    frame = {"error": msgspec.Raw(encode(error))}
+    if metadata:
+        frame["waypost"] = msgspec.Raw(metadata)
+    return render_event(frame) + DONE

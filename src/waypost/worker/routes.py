@@ -20,7 +20,10 @@ from waypost.worker.answers import JSON, TEXT, cors_lines
 from waypost.worker.embeddings import create_embeddings
 from waypost.worker.forward import forward
 from waypost.worker.identity import credential
+from waypost.worker.preflight import preflight as explain
+from waypost.worker.resolve import find_route
 from waypost.worker.serve import chat_completions
+from waypost.worker.status import render_status
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
@@ -144,7 +147,23 @@ async def show_model(worker: Worker, exchange: Exchange, identity: Identity | No
     card = worker.catalogue.cards.get(name) or await worker.catalogue.find(worker.snapshot, name)
     if card is None or not worker.snapshot.allows(identity.plan, name):
         raise Refusal("NOT_FOUND", f"The model {asked[:256]!r} does not exist here, or your plan does not include it.")
+    if name in worker.snapshot.settings.models:  # by price, perhaps, and with who takes over
+        route = await find_route(worker, worker.snapshot, name)
+        providers = list(dict.fromkeys(upstream.provider for upstream in route.upstreams))
+        answer(worker, exchange, {**msgspec.json.decode(card), "providers": providers})
+        return
     answer(worker, exchange, card)
+
+
+async def show_preflight(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
+    """`POST /v1/preflight`: what would become of this request."""
+    assert identity is not None
+    answer(worker, exchange, await explain(worker, exchange, identity))
+
+
+async def show_status(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
+    """`GET /v1/status`: live health."""
+    answer(worker, exchange, render_status(worker.snapshot, worker.watch, worker.clock(), worker.books.wall()))
 
 
 def answer(worker: Worker, exchange: Exchange, value: object) -> None:
@@ -154,6 +173,8 @@ def answer(worker: Worker, exchange: Exchange, value: object) -> None:
 
 
 LOCAL: dict[str, Answerer] = {
+    "preflight": show_preflight,
+    "get_status": show_status,
     "list_models": list_models,
     "get_model": show_model,
     "healthz": healthz,

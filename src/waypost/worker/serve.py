@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from waypost import config
 from waypost.errors import Refusal
-from waypost.formats.format import Unsupported
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
+from waypost.formats.usage import estimate_completion
 from waypost.http.exchange import Exchange
-from waypost.messages import Identity
+from waypost.policy.chains import Plan
+from waypost.policy.routing import plan
+from waypost.policy.routing import refusal as nobody
+from waypost.policy.stickiness import Conversation
+from waypost.policy.trail import NOWHERE, Trail
 from waypost.worker.answers import end_killed, refuse, success_headers
-from waypost.worker.asking import Asking, nobody_can
-from waypost.worker.attempt import Attempt, Outcome
+from waypost.worker.asking import Asking
+from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
-from waypost.worker.credentials import CredentialsUnavailable
+from waypost.worker.metadata import metadata_of, wants_metadata
+from waypost.worker.outcome import Unanswered
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
-from waypost.worker.upstreams import Snapshot, Upstream
+from waypost.worker.resolve import Resolved, needs, resolve
+from waypost.worker.tries import ending_of, failed, pause
+from waypost.worker.upstreams import Upstream
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
@@ -46,10 +52,10 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
 
         # 4. Admit: the model exists and plan and key include it, so its name stands for a chain of upstreams; and the
         #    limits have room. From here on the books know the request, and it is settled however it ends.
-        chain = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
-        if chain is None:
-            chain = await find_chain(worker, snapshot, identity, request.model)
-        entry = worker.books.open(identity, request, exchange, chain, request_id)
+        found = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
+        if found is None or request.steers:
+            found = await resolve(worker, snapshot, identity, request)
+        entry = worker.books.open(identity, request, exchange, found.upstreams, request_id)
         if not entry.admit():
             await entry.admit_slowly()
         written = worker.journal.synced()
@@ -57,7 +63,7 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
             await worker.books.on_disk(written)
 
         # 5. to 7.; a whole answer is settled as it leaves.
-        await answer(worker, exchange, entry, request, chain, request_id)
+        await answer(worker, exchange, entry, request, found)
 
         # 8. Settle. Every other ending comes through one of these.
     except Refusal as refusal:
@@ -77,54 +83,79 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         end(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id, entry)
 
 
-async def answer(
-    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, chain: list[Upstream], request_id: bytes
-) -> None:
+async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved) -> None:
     """One upstream after the other, until one has answered. Raises Refusal if none did."""
-    clock, arrived = worker.clock, exchange.arrived
+    # 5. Route: who is asked, in which order, and how long all of it may take.
+    clock, arrived, deadline = worker.clock, exchange.arrived, exchange.arrived + found.route.deadline
+    now = clock()
+    chosen, trail = route(worker, exchange, entry, request, found, now)
 
     def latency_ms() -> int:
         return int((clock() - arrived) * 1000)
 
-    failures: list[tuple[Upstream, Outcome]] = []
-    unable: list[Unsupported] = []
+    stamp_id = msgspec.Raw(b'"%b"' % entry.request_id)
     asking: Asking | None = None
-    stamp_id = msgspec.Raw(b'"%b"' % request_id)
-    model = request.fields["model"]
-    for upstream in chain:  # 5. Route: the chain's own order
-        # 6. Attempt. Until its answer is committed, a failure of the upstream moves on to the next.
-        stamp = Stamp(stamp_id, model, upstream.name, latency_ms, entry.render_usage, request.wants_cost)
-        relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
-        headers = success_headers(worker, exchange, request, upstream, request_id)
-        sent = b""
-        if upstream.dialect is not None:  # another format: the request is translated, and so is the answer
-            asking = asking or Asking(worker, exchange, entry, request, request_id)
+    metadata = (
+        metadata_of(request, chosen, trail, clock)
+        if exchange.head.has_wishes and wants_metadata(exchange.head)
+        else None
+    )
+    try:
+        while (ticket := trail.begin(now)) is not None:
+            # 6. Attempt. Until its answer is committed, a failure of the upstream moves on to the next.
+            upstream: Upstream = ticket.candidate.upstream
+            model = request.fields["model"]
+            if ticket.name in chosen.elsewhere:  # the caller named this model too, and is told which one it was
+                model = msgspec.Raw(msgspec.json.encode(ticket.name))
+            stamp = Stamp(stamp_id, model, upstream.name, latency_ms, entry.render_usage, request.wants_cost, metadata)
             try:
-                put = await asking.put(upstream, upstream.dialect, stamp)
-            except Unsupported as refusal:
-                unable.append(refusal)
-                continue
-            except CredentialsUnavailable as error:
-                failures.append((upstream, Outcome("PROVIDER_ERROR", str(error))))
-                continue
-            relay, headers, sent = put.relay, put.headers, put.sent
-        attempt = Attempt(exchange, upstream, relay, headers, worker.keepalive, worker.deadlines, entry)
-        entry.began(attempt)
-        began = clock()
-        try:
-            # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
-            sent = sent or upstream.render(render_request(request, upstream.model_field), request.stream)
-            outcome = await attempt.run(sent)
-        finally:
-            attempt.close()
-        if not outcome.code:
-            return
-        entry.failed_attempt(outcome, int((clock() - began) * 1000))
-        if outcome.committed or not worker.may_go_on(outcome.code):
-            raise as_refusal(outcome)
-        log.warning("%s %s/%s: %s", request_id.decode(), upstream.provider, upstream.model, outcome.message)
-        failures.append((upstream, outcome))
-    raise as_refusal(summary(failures)) if failures else nobody_can(unable)
+                if upstream.dialect is None:
+                    relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
+                    headers = success_headers(worker, exchange, request, upstream, entry.request_id, entry.attempts + 1)
+                    sent = upstream.render(render_request(request, upstream.model_field), request.stream)
+                else:  # another format: the request is translated, and so is the answer
+                    asking = asking or Asking(worker, exchange, entry, request, found.asked.preferences)
+                    relay, headers, sent = await asking.put(upstream, upstream.dialect, stamp)
+                attempt = Attempt(
+                    exchange, upstream, relay, headers, worker.keepalive, worker.deadlines, entry, deadline
+                )
+                entry.began(attempt)
+                try:
+                    # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
+                    outcome = await attempt.run(sent)
+                finally:
+                    attempt.close()
+            except Unanswered as error:
+                outcome = error.outcome
+            if outcome.kind is None:
+                now = clock()
+                tokens = estimate_completion(relay.observed) if request.stream else 0
+                trail.succeeded(ticket, now, (attempt.first_token or now) - ticket.began, tokens)
+                return
+            wait = failed(worker, entry, trail, ticket, outcome)
+            if wait == NOWHERE:
+                break
+            if wait:
+                await pause(wait)
+            now = clock()
+        raise ending_of(entry, trail, outcome, metadata)
+    except BaseException:  # the caller may leave at any of the waits above
+        trail.close()
+        raise
+
+
+def route(
+    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved, now: float
+) -> tuple[Plan, Trail]:
+    """Whom to ask, and the accounts of doing so. Raises Refusal where nobody fits."""
+    chain, asked, fields = found.route.chain, found.asked, request.fields
+    if chain.picky or request.steers:
+        asked = needs(chain, asked, exchange.body, fields["messages"])
+    conversation = Conversation(entry.identity.account, fields, exchange.head.get_all)
+    chosen = plan(chain, asked, conversation, now, worker.dice)
+    if not chosen.candidates:
+        raise nobody(chosen)
+    return chosen, Trail(chosen, conversation, chain.sticky, exchange.arrived + found.route.deadline, worker.retries)
 
 
 def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes, entry: Entry | None) -> None:
@@ -133,46 +164,3 @@ def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes,
         entry.refused(refusal)
     worker.books.refused(refusal.failure.code)
     refuse(worker, exchange, refusal, request_id)
-
-
-def no_such_model(model: str) -> Refusal:
-    """Neither configured nor a native id that some provider here serves."""
-    message = f"The model {model[:256]!r} does not exist here; GET /v1/models lists them."
-    return Refusal("INVALID_MODEL", message, param="model")
-
-
-async def find_chain(worker: Worker, snapshot: Snapshot, identity: Identity, model: str) -> list[Upstream]:
-    """The chain for a caller's model, remembered. Raises Refusal INVALID_MODEL, FORBIDDEN or MODEL_NOT_ALLOWED."""
-    chain = snapshot.chain(model) or await worker.natives.chain(snapshot, model)
-    if chain is None:
-        raise no_such_model(model)
-    if identity.kind != "inference":
-        raise Refusal("FORBIDDEN", "A management key (rkm_…) manages and never infers; use an rk_ key.")
-    if not snapshot.allows(identity.plan, model):
-        raise Refusal("MODEL_NOT_ALLOWED", f"The plan {identity.plan!r} does not include {model!r}.", param="model")
-    if identity.models is not None and not any(config.covers(pattern, model) for pattern in identity.models):
-        raise Refusal("MODEL_NOT_ALLOWED", f"This key is not for {model!r}; its models are limited.", param="model")
-    await worker.prices.attach(snapshot, model, chain, worker.clock())
-    return snapshot.remember(identity, model, chain)
-
-
-def summary(failures: list[tuple[Upstream, Outcome]]) -> Outcome:
-    """What to say when no upstream answered: all of one kind keeps the kind, any mixture is PROVIDER_ERROR."""
-    codes = {outcome.code for _, outcome in failures}
-    hints = [outcome.retry_after for _, outcome in failures if outcome.retry_after is not None]
-    return Outcome(
-        codes.pop() if len(codes) == 1 else "PROVIDER_ERROR",
-        "; ".join(f"{upstream.provider}: {outcome.message}" for upstream, outcome in failures),
-        retry_after=min(hints, default=None),
-    )
-
-
-def as_refusal(outcome: Outcome) -> Refusal:
-    """An attempt's end as the error that the caller sees."""
-    return Refusal(
-        outcome.code,
-        outcome.message,
-        param=outcome.param,
-        status=outcome.status,
-        retry_after=outcome.retry_after,
-    )

@@ -1,10 +1,10 @@
-"""The snapshot a worker serves from: every model's chain of upstreams, ready to be called."""
+"""The snapshot a worker serves from: what each model's name stands for, and upstreams ready to be called."""
 
 from __future__ import annotations
 
-import itertools
 import urllib.parse
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,21 +15,30 @@ from waypost.http.pool import Names, Pool, Target
 from waypost.http.proxy import proxy_for
 from waypost.http.timers import Deadlines
 from waypost.messages import Identity
+from waypost.policy.chains import Candidate
+from waypost.policy.health import Health
 from waypost.pricing import Price
 from waypost.worker.dialect import Dialect, Speech, is_plain
+
+if TYPE_CHECKING:
+    from waypost.worker.resolve import Resolved, Route
 
 IDLE_SECONDS = 4.0  # below the 5 s after which common servers close an unused connection
 REMEMBERED = 10_000  # answers to "does this plan include this model?"
 Admission = tuple[str, str, tuple[str, ...] | None, str]  # kind of key, its plan, its own patterns, and the model
-IMPROMPTU = 1000  # chains kept for names that stand in no configuration: `provider/model`, native ids
+IMPROMPTU = 1000  # names kept that stand in no configuration: `provider/model`, native ids
+Links = list[tuple[str, str]]  # provider, and its own model id
 
 
 class Upstream:
-    """One link of a chain: a provider's model, with everything but the body already rendered."""
+    """What one attempt goes to: a provider's model with one of its keys, everything but the body already rendered."""
 
     __slots__ = (
-        "_heads",
+        "_head",
+        "_stream_head",
+        "credential",
         "dialect",
+        "first_header",
         "header",
         "model",
         "model_field",
@@ -38,44 +47,50 @@ class Upstream:
         "pool",
         "price",
         "provider",
-        "secrets",
         "speech",
         "timeouts",
     )
 
     def __init__(
-        self, provider: str, model: str, settings: config.Provider, speech: Speech, own: config.Model | None, pool: Pool
+        self,
+        provider: str,
+        model: str,
+        settings: config.Provider,
+        speech: Speech,
+        key: int,
+        own: config.Model | None,
+        pool: Pool,
+        price: Price | None = None,
     ) -> None:
-        """`own`: the settings of the configured model in whose chain this is a link."""
+        """`key` counts the provider's keys from 1; `own`: the settings of the configured model whose link this is."""
         self.provider = provider
         self.name = msgspec.Raw(msgspec.json.encode(provider))
-        self.price: Price | None = None  # `Prices.attach` finds it before the first request
+        self.price = price
         self.header = b"x-provider: %b\r\n" % provider.encode()
+        self.first_header = self.header + b"x-attempts: 1\r\n"
         self.model = model
         self.model_field = msgspec.Raw(msgspec.json.encode(model))
         self.timeouts = timeouts = settings.timeouts
         self.patience = min(timeouts.first_byte, timeouts.idle, timeouts.total)  # the nearest of an attempt's limits
         self.pool = pool
         self.speech = speech
-        self.secrets = speech.secrets  # so that no answer of theirs can carry one on
+        self.credential = speech.credentials[key - 1]
         # None: OpenAI's format as it stands, whose heads can be made beforehand.
-        is_openai = speech.kind in ("openai", "azure")
-        self.dialect = None if is_plain(speech, model, own) else Dialect(speech, model, own)
-        if is_openai:
+        self.dialect = None if is_plain(speech, model, own) else Dialect(speech, self.credential, model, own)
+        if speech.kind in ("openai", "azure"):
             url = urllib.parse.urlsplit(base_url(provider, settings) + openai_path(speech, model, "/chat/completions"))
-            key_line = "api-key: " if speech.kind == "azure" else "authorization: Bearer "
-            self._heads = itertools.cycle([
-                (render_head(url, key_line + key, False), render_head(url, key_line + key, True))
-                for key in speech.secrets()
-            ])  # fmt: skip
+            secret = settings.keys[key - 1].reveal()
+            key_line = f"api-key: {secret}" if speech.kind == "azure" else f"authorization: Bearer {secret}"
+            self._head = render_head(url, key_line, False)
+            self._stream_head = render_head(url, key_line, True)
 
     def render(self, body: bytes, stream: bool) -> bytes:
-        """One whole request; several keys take turns."""
-        return b"%b%d\r\n\r\n%b" % (next(self._heads)[stream], len(body), body)
+        """One whole request."""
+        return b"%b%d\r\n\r\n%b" % (self._stream_head if stream else self._head, len(body), body)
 
     def redact(self, text: str) -> str:
-        """An upstream's words without our keys."""
-        for secret in self.secrets():
+        """An upstream's words without our key."""
+        for secret in self.credential.secrets():
             text = text.replace(secret, "…")
         return text
 
@@ -134,10 +149,11 @@ class Snapshot:
     """One configuration, compiled. Requests in flight keep the one they began with."""
 
     def __init__(
-        self, settings: config.Config, pools: Mapping[Target, Pool], deadlines: Deadlines, names: Names
+        self, settings: config.Config, pools: Mapping[Target, Pool], deadlines: Deadlines, names: Names, health: Health
     ) -> None:
         """`pools` are an older snapshot's: connections to the same targets are kept. Raises config.ConfigError."""
         self.settings = settings
+        self.health = health
         self.pools: dict[Target, Pool] = {}
         self._speeches: dict[str, Speech] = {}
         self._targets: dict[str, Target] = {}
@@ -149,44 +165,64 @@ class Snapshot:
                 except OSError as error:
                     raise config.ConfigError(f"[providers.{name}] ca: {provider.ca}: {error}") from None
             self._speeches[name] = Speech(name, provider, base_url(name, provider), deadlines, names)
-        self._chains = {
-            name: [self._upstream(link, model) for link in model.chain] for name, model in settings.models.items()
+        self._links: dict[str, Links] = {
+            name: [split_link(link) for link in model.chain] for name, model in settings.models.items()
         }
         for bare, links in bare_ids(settings).items():
-            self._chains[bare] = [self._upstream(link) for link in links]
-        self._impromptu: dict[str, list[Upstream]] = {}
+            self._links[bare] = [split_link(link) for link in links]
+        self._impromptu: dict[str, Links] = {}
         self.listed = listed_providers(settings)
         self._allowed: dict[tuple[str, str], bool] = {}
-        self.admitted: dict[Admission, list[Upstream]] = {}
+        self.routes: dict[str, Route] = {}
+        self.admitted: dict[Admission, Resolved] = {}
 
-    def _upstream(self, link: str, own: config.Model | None = None) -> Upstream:
-        provider, _, model = link.partition("/")
-        settings, pool = self.settings.providers[provider], self.pools[self._targets[provider]]
-        return Upstream(provider, model, settings, self._speeches[provider], own, pool)
-
-    def chain(self, model: str) -> list[Upstream] | None:
-        """The upstreams for a model's name, in order; None where nothing serves it."""
-        found = self._chains.get(model) or self._impromptu.get(model)
+    def links(self, model: str) -> Links | None:
+        """The links of a model's chain as (provider, upstream model id), in order; None where nothing serves it."""
+        found = self._links.get(model) or self._impromptu.get(model)
         if found is not None:
             return found
         provider, slash, upstream_model = model.partition("/")
         if not slash or not upstream_model or provider not in self.settings.providers:
             return None
-        return self.add_chain(model, [(provider, upstream_model)])
+        return [(provider, upstream_model)]
 
-    def add_chain(self, model: str, links: list[tuple[str, str]]) -> list[Upstream]:
-        """Keep, for a while, the chain of a name that is not configured: pairs of provider and upstream model id."""
-        if len(self._impromptu) >= IMPROMPTU:
+    def add_links(self, model: str, links: Links) -> Links:
+        """Keep, for a while, the chain of a name that is not configured."""
+        self._make_room()
+        self._impromptu[model] = links
+        return links
+
+    def upstream(self, candidate: Candidate, own: config.Model | None, price: Price | None) -> Upstream:
+        """What carries an attempt to a candidate; `own`: the settings of the configured model that it serves."""
+        provider, key, model = candidate.lane
+        settings, pool = self.settings.providers[provider], self.pools[self._targets[provider]]
+        return Upstream(provider, model, settings, self._speeches[provider], int(key), own, pool, price)
+
+    def add_route(self, route: Route) -> Route:
+        """Keep a route, until the prices are looked at again."""
+        self._make_room()
+        self.routes[route.chain.name] = route
+        return route
+
+    def reprice(self) -> None:
+        """Prices may have changed: all routes are made anew when they are next asked for."""
+        self.admitted.clear()
+        self.routes.clear()
+
+    def _make_room(self) -> None:
+        """Callers may invent names (`provider/anything`): what is kept of them is bounded, their health too."""
+        if len(self._impromptu) >= IMPROMPTU or len(self.routes) >= len(self._links) + IMPROMPTU:
             self._impromptu.clear()
-        chain = self._impromptu[model] = [self._upstream("/".join(link)) for link in links]
-        return chain
+            self.reprice()
+            known = {link for links in self._links.values() for link in links}
+            self.health.retain([lane for lane in self.health.breakers if (lane[0], lane[2]) in known], self._links)
 
-    def remember(self, identity: Identity, model: str, chain: list[Upstream]) -> list[Upstream]:
+    def remember(self, identity: Identity, model: str, resolved: Resolved) -> Resolved:
         """Keep in `admitted` that such a key on this plan may have this model."""
         if len(self.admitted) >= REMEMBERED:
             self.admitted.clear()
-        self.admitted[identity.kind, identity.plan, identity.models, model] = chain
-        return chain
+        self.admitted[identity.kind, identity.plan, identity.models, model] = resolved
+        return resolved
 
     def allows(self, plan: str, model: str) -> bool:
         """Does a plan include a model? A plan that is no longer configured includes none."""
@@ -198,6 +234,20 @@ class Snapshot:
             settings = self.settings.plans.get(plan)
             answer = self._allowed[asked] = settings is not None and settings.allows(model)
         return answer
+
+    def inherit(self, old: Snapshot) -> None:
+        """Take over the health of an older configuration, but for providers that are not what they were."""
+        same = {
+            name for name, provider in self.settings.providers.items() if old.settings.providers.get(name) == provider
+        }
+        lanes = [lane for lane in self.health.breakers if lane[0] in same]
+        self.health.retain(lanes, [name for name in self.health.homes if self.links(name) is not None])
+
+
+def split_link(link: str) -> tuple[str, str]:
+    """`provider/upstream model id`, which may have slashes of its own."""
+    provider, _, model = link.partition("/")
+    return provider, model
 
 
 def bare_ids(settings: config.Config) -> dict[str, list[str]]:

@@ -1,0 +1,123 @@
+"""`waypost explain MODEL`: the operator's view of a route, by the configuration, the price list and live breakers."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from waypost.config import Config
+from waypost.errors import Refusal
+from waypost.formats.openai_chat import parse_request
+from waypost.http.pool import Names
+from waypost.http.timers import Deadlines
+from waypost.keeper.direct import administer, price_list
+from waypost.link import LinkError, LinkLost
+from waypost.listing import FindNative, FindPrices, ListNatives
+from waypost.messages import (
+    AccountRecords,
+    AnyMessage,
+    BreakerNews,
+    Identity,
+    KeyRecord,
+    ListAccounts,
+    ListBreakers,
+    ShowKey,
+)
+from waypost.policy.breaker import BreakerState
+from waypost.policy.health import Health
+from waypost.policy.stickiness import Conversation
+from waypost.worker.link import KeeperUnavailable
+from waypost.worker.natives import Natives
+from waypost.worker.preflight import choose
+from waypost.worker.prices import Prices
+from waypost.worker.resolve import Resolved, resolve
+from waypost.worker.upstreams import Snapshot
+
+if TYPE_CHECKING:
+    from waypost.policy.chains import Plan
+
+Ask = Callable[[FindNative | ListNatives | FindPrices], Awaitable[AnyMessage]]
+
+
+class Line:
+    """The price list, asked as a worker asks over its link."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    async def call(self, message: AnyMessage, timeout: float = 10.0) -> AnyMessage:
+        """The answer. Raises KeeperUnavailable."""
+        assert isinstance(message, FindNative | ListNatives | FindPrices)
+        try:
+            return await self._ask(message)
+        except (LinkLost, LinkError, TimeoutError) as error:
+            raise KeeperUnavailable(str(error)) from None
+
+
+class Desk:
+    """What `resolve` asks."""
+
+    def __init__(self, line: Line) -> None:
+        self.natives = Natives(line)
+        self.prices = Prices(line)
+        self.clock: Callable[[], float] = time.monotonic
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """A route as it stands: the name that was found, and the plan of a request that asks for nothing special."""
+
+    found: Resolved
+    plan: Plan
+    now: float
+
+
+async def explain(settings: Config, folder: pathlib.Path, model: str, key: str | None) -> Explained:
+    """As seen by `key` (an id, a shown beginning, or the key), or by somebody who may use every model.
+
+    Raises Refusal as a request would.
+    """
+    identity = await identity_of(settings, folder, key) if key is not None else anyone(settings, model)
+    request = parse_request(msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": "?"}]}))
+    deadlines = Deadlines(asyncio.get_running_loop())
+    names = Names(deadlines)
+    try:
+        health = Health()
+        now = time.monotonic()
+        news = await administer(folder, settings, ListBreakers())
+        for row in news.rows if isinstance(news, BreakerNews) else ():
+            breaker = health.breaker((row.provider, row.key, row.model))
+            breaker.adopt(BreakerState(row.until, row.openings, row.is_open), now)
+        async with price_list(folder) as ask:
+            snapshot = Snapshot(settings, {}, deadlines, names, health)
+            found = await resolve(Desk(Line(ask)), snapshot, identity, request)
+        conversation = Conversation(identity.account, request.fields)
+        return Explained(found, choose(found, request, b"", conversation, now), now)
+    finally:
+        names.close()
+        deadlines.close()
+
+
+def anyone(settings: Config, model: str) -> Identity:
+    """Somebody on a plan that has the model; on the first plan where none has."""
+    names = [name for name, plan in settings.plans.items() if plan.allows(model)] or list(settings.plans)
+    return Identity(0, 0, "", names[0], "inference", "")
+
+
+async def identity_of(settings: Config, folder: pathlib.Path, key: str) -> Identity:
+    """Whose key it is. Raises Refusal NOT_FOUND, AUTHENTICATION_ERROR or UNAVAILABLE."""
+    shown = await administer(folder, settings, ShowKey(key))
+    if not isinstance(shown, KeyRecord):
+        raise Refusal("NOT_FOUND", getattr(shown, "message", "there is no such key"))
+    if shown.revoked_at is not None or (shown.expires_at is not None and shown.expires_at <= time.time()):
+        raise Refusal("AUTHENTICATION_ERROR", f"the key {shown.shown} is revoked or expired")
+    accounts = await administer(folder, settings, ListAccounts())
+    rows = accounts.rows if isinstance(accounts, AccountRecords) else ()
+    account = next((row for row in rows if row.name == shown.account), None)
+    if account is None or account.disabled:
+        raise Refusal("AUTHENTICATION_ERROR", f"the account {shown.account} is disabled, or cannot be asked for")
+    return Identity(shown.id, account.id, account.name, account.plan, shown.kind, shown.label, shown.models)

@@ -1,0 +1,185 @@
+"""What a caller may say about routing: the body's `provider` and `models`, and suffixes of a model's name.
+
+The names and meanings are OpenRouter's (its guides "Provider selection" and "Model fallbacks"). What is not understood
+is refused, never skipped: a caller who asks that nobody keeps its data must not be answered by someone who does.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Annotated, Literal
+
+import msgspec
+
+from waypost.errors import Refusal
+
+Sort = Literal["price", "throughput", "latency"]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Names = Annotated[list[Name], msgspec.Meta(max_length=64)]
+Limit = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+Money = (
+    Annotated[float, msgspec.Meta(ge=0, le=1e9)] | Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
+)
+MODELS = 16  # fallbacks that a request may name
+NANO = 10**9
+PERCENTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99}
+
+
+class Percentiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A threshold for each percentile of the last five minutes."""
+
+    p50: Limit | None = None
+    p75: Limit | None = None
+    p90: Limit | None = None
+    p99: Limit | None = None
+
+
+class MaxPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """USD per million tokens; `request` is USD for each request."""
+
+    prompt: Money | None = None
+    completion: Money | None = None
+    request: Money | None = None
+
+
+class SortBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`sort` as an object. `partition: "none"` sorts the targets of all models together."""
+
+    by: Sort
+    partition: Literal["model", "none"] | None = None
+
+
+class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`provider` as it is written; null counts as absent."""
+
+    order: Names | None = None
+    only: Names | None = None
+    ignore: Names | None = None
+    allow_fallbacks: bool | None = None
+    require_parameters: bool | None = None
+    data_collection: Literal["allow", "deny"] | None = None
+    sort: Sort | SortBy | None = None
+    max_price: MaxPrice | None = None
+    preferred_max_latency: Limit | Percentiles | None = None
+    preferred_min_throughput: Limit | Percentiles | None = None
+
+
+class Preferences(msgspec.Struct, frozen=True):
+    """What the planner obeys. Thresholds are pairs of a percentile's share and its value; prices are nano-dollars.
+
+    `max_price`: (prompt, completion) per million tokens and a request; None where there is no limit.
+    """
+
+    order: tuple[str, ...] = ()
+    only: frozenset[str] = frozenset()
+    ignore: frozenset[str] = frozenset()
+    allow_fallbacks: bool = True
+    require_parameters: bool = False
+    deny_data_collection: bool = False
+    sort: Sort | None = None
+    across_models: bool = False
+    max_price: tuple[int | None, int | None, int | None] = (None, None, None)
+    max_latency: tuple[tuple[float, float], ...] = ()
+    min_throughput: tuple[tuple[float, float], ...] = ()
+    free: bool = False
+
+
+NONE = Preferences()
+
+decode_written = msgspec.json.Decoder(Written).decode
+decode_names = msgspec.json.Decoder(Annotated[list[Name], msgspec.Meta(max_length=MODELS)]).decode
+
+
+def parse_provider(raw: bytes) -> Preferences:
+    """The body's `provider`, JSON → Preferences. Raises Refusal INVALID_REQUEST; `param` names the field."""
+    try:
+        written = decode_written(raw) if raw.strip() != b"null" else Written()
+    except msgspec.ValidationError as error:
+        raise invalid("provider", error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal("INVALID_REQUEST", f"provider: {error}.", param="provider") from None
+    sort = written.sort.by if isinstance(written.sort, SortBy) else written.sort
+    price = written.max_price or MaxPrice()
+    return Preferences(
+        order=tuple(dict.fromkeys(map(str.lower, written.order or ()))),
+        only=frozenset(map(str.lower, written.only or ())),
+        ignore=frozenset(map(str.lower, written.ignore or ())),
+        allow_fallbacks=written.allow_fallbacks is not False,
+        require_parameters=written.require_parameters is True,
+        deny_data_collection=written.data_collection == "deny",
+        sort=sort,
+        across_models=isinstance(written.sort, SortBy) and written.sort.partition == "none",
+        max_price=(nano(price.prompt), nano(price.completion), nano(price.request)),
+        max_latency=thresholds(written.preferred_max_latency),
+        min_throughput=thresholds(written.preferred_min_throughput),
+    )
+
+
+def parse_models(raw: bytes) -> tuple[str, ...]:
+    """The body's `models`, JSON → the names in order, each once. Raises Refusal INVALID_REQUEST."""
+    try:
+        return tuple(dict.fromkeys(decode_names(raw))) if raw.strip() != b"null" else ()
+    except msgspec.ValidationError as error:
+        raise invalid("models", error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal("INVALID_REQUEST", f"models: {error}.", param="models") from None
+
+
+def invalid(field: str, error: msgspec.ValidationError) -> Refusal:
+    """A refusal that names the innermost field: `provider.max_price.prompt`, `models[2]`."""
+    message, _, path = str(error).partition(" - at `$")
+    param = field + path.removesuffix("`")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL)
+    if unknown is not None:
+        param = f"{param}.{unknown[1][:64]}"
+        message = "no such preference here"
+    return Refusal("INVALID_REQUEST", f"{param}: {message[:1].lower()}{message[1:]}.", param=param)
+
+
+def nano(money: float | str | None) -> int | None:
+    """USD → nano-dollars, exactly as written."""
+    if money is None:
+        return None
+    return int((Decimal(str(money)) * NANO).to_integral_value(ROUND_HALF_UP))
+
+
+def thresholds(written: float | Percentiles | None) -> tuple[tuple[float, float], ...]:
+    """A number stands for the median."""
+    if written is None:
+        return ()
+    if not isinstance(written, Percentiles):
+        return ((0.5, float(written)),)
+    pairs = ((share, getattr(written, name)) for name, share in PERCENTILES.items())
+    return tuple((share, float(value)) for share, value in pairs if value is not None)
+
+
+# Suffixes of a model's name
+
+SUFFIXES: dict[str, dict[str, object]] = {
+    "nitro": {"sort": "throughput"},
+    "floor": {"sort": "price"},
+    "free": {"free": True},
+}
+
+
+def readings(model: str) -> list[tuple[str, tuple[str, ...]]]:
+    """What a name may mean: itself, or a shorter one with suffixes, from right to left. The first that exists counts.
+
+    Ids may have colons of their own, so a literal one goes first.
+    """
+    found: list[tuple[str, tuple[str, ...]]] = [(model, ())]
+    while True:
+        name, suffixes = found[-1]
+        name, _, suffix = name.rpartition(":")
+        if not name or suffix not in SUFFIXES:
+            return found
+        found.append((name, (*suffixes, suffix)))
+
+
+def with_suffixes(preferences: Preferences, suffixes: tuple[str, ...]) -> Preferences:
+    """What the suffixes add; what `provider` says itself stands. Of two that differ the rightmost wins."""
+    for suffix in suffixes:
+        added = {name: value for name, value in SUFFIXES[suffix].items() if not getattr(preferences, name)}
+        preferences = msgspec.structs.replace(preferences, **added)
+    return preferences

@@ -1,0 +1,53 @@
+"""The `waypost` object: how an answer, or an error, came about, for callers who send `X-Waypost-Metadata: enabled`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from waypost.formats.openai_chat import ChatRequest
+from waypost.http.head import Head
+from waypost.policy.chains import Plan
+from waypost.policy.trail import Trail
+
+
+def wants_metadata(head: Head) -> bool:
+    """Does this caller want to know?"""
+    return head.has_wishes and head.get_all(b"x-waypost-metadata").strip() == b"enabled"
+
+
+def metadata_of(
+    request: ChatRequest, plan: Plan, trail: Trail, clock: Callable[[], float]
+) -> Callable[[], msgspec.Raw]:
+    """What renders the object at the moment when it is needed."""
+    return lambda: render_metadata(request.model, plan, trail, clock())
+
+
+def render_metadata(requested: str, plan: Plan, trail: Trail, now: float) -> msgspec.Raw:
+    """Requested name, what answers for it (null: nobody did), strategy, and every attempt; times in milliseconds."""
+    attempts: list[dict[str, Any]] = [
+        {
+            "provider": failure.lane[0],
+            "model": failure.lane[2],
+            "status": failure.status,
+            "error": failure.kind.name,
+            "ms": round(failure.took * 1000),
+        }
+        for failure in trail.failures
+    ]
+    resolved = None
+    answering = [ticket for ticket in trail.tickets if not ticket.is_over]
+    for ticket in answering:
+        provider, _, model = ticket.candidate.lane
+        resolved = f"{provider}/{model}"
+        attempts.append({"provider": provider, "model": model, "status": 200, "ms": round((now - ticket.began) * 1000)})
+    told = {
+        "requested": requested,
+        "resolved": resolved,
+        "strategy": plan.strategy,
+        "sticky": plan.sticky,
+        "attempts": attempts,
+    }
+    return msgspec.Raw(msgspec.json.encode(told))

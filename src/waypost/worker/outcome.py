@@ -1,0 +1,108 @@
+"""An attempt at an upstream: what the books see of it, how it ends, and what an answer that is no good one means."""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from typing import Protocol
+
+import msgspec
+
+from waypost.formats.openai_chat import is_context_length
+from waypost.http.client import find_header
+from waypost.policy.failures import BY_NAME, FailureClass, class_of_status
+from waypost.records import Usage
+from waypost.worker.upstreams import Upstream, read_error
+
+QUOTED = 300  # characters of an upstream's words in our own error
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How an attempt ended. `kind` is the class of the failure, None for a whole answer.
+
+    `committed`: part of the answer has reached the caller, so no other upstream may take over.
+    `retry_after` is the upstream's own hint in seconds; `status` its status, 0 if none came; `param` the request's
+    field that it complains about.
+    """
+
+    kind: FailureClass | None
+    message: str = ""
+    committed: bool = False
+    status: int = 0
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def code(self) -> str:
+        """A row of the error table, or "" for a whole answer."""
+        return self.kind.code if self.kind is not None else ""
+
+
+ANSWERED = Outcome(None, committed=True)
+
+
+class Heard(Protocol):
+    """What has been heard of an answer so far."""
+
+    usage: msgspec.Raw | None  # as the upstream gave it
+    counted: Usage | None  # the same, understood; None where it is OpenAI's
+    observed: int  # bytes of the model's words
+
+
+class Tried(Protocol):
+    """One try at an upstream."""
+
+    upstream: Upstream
+
+    @property
+    def relay(self) -> Heard:
+        """Who hears its answer."""
+
+    @property
+    def was_sent(self) -> bool:
+        """The upstream has been asked, or is being asked."""
+
+
+class Unanswered(Exception):
+    """There is no answer from this upstream, or it was not even asked."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+
+
+def outcome_of_status(upstream: Upstream, status: int, head: bytes, body: bytes) -> Outcome:
+    """What an upstream's error means; status 200: it sent JSON although a stream was asked for."""
+    status, message, code, param = read_error(upstream, status, body)
+    message = upstream.redact(message)
+    if status == 200:
+        said = message or "the upstream sent no stream although one was asked for"
+        return Outcome(BY_NAME["error_event"], quoted(upstream, said), status=status)
+    kind = class_of_status(status, context_length=is_context_length(message, code))
+    if kind.spares == "request":
+        message = message or f"The upstream refused the request (HTTP {status})."
+        return Outcome(kind, message, status=status, param=param)
+    said, hint = f"HTTP {status}", None
+    if kind.counts == "dead" or kind.name == "forbidden":
+        said = f"refused our credentials (HTTP {status})"
+    elif status < 500:  # what a broken server says may name its files, hosts and other people's requests
+        said += f": {quoted(upstream, message)}" if message else ""
+    if status in (429, 503):
+        hint = retry_after(head)
+    return Outcome(kind, said, status=status, retry_after=hint)
+
+
+def quoted(upstream: Upstream, text: str) -> str:
+    """An upstream's words as part of a sentence of ours: one line, not long, and none of our keys."""
+    return " ".join(upstream.redact(text).split())[:QUOTED]
+
+
+def retry_after(head: bytes) -> int | None:
+    """A Retry-After header in whole seconds, from a number or an HTTP date relative to the answer's own Date."""
+    value = find_header(head, b"retry-after")
+    if value.isdigit():
+        return int(value) if len(value) < 10 else None
+    try:
+        date = parsedate_to_datetime(find_header(head, b"date").decode("latin-1"))
+        return max(0, int((parsedate_to_datetime(value.decode("latin-1")) - date).total_seconds()))
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,81 @@
+"""The attempts of one request, as its trail leads them: each made, watched and told of, and the end put into words."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from waypost.errors import Refusal
+from waypost.policy.failures import BY_NAME
+from waypost.policy.trail import Lacking, Ticket, Trail
+from waypost.worker.books import Entry
+from waypost.worker.outcome import Outcome
+from waypost.worker.walk import Signal
+
+if TYPE_CHECKING:
+    from waypost.worker.app import Worker
+
+UNABLE, NO_TOKEN = BY_NAME["unable"], BY_NAME["token"]
+
+log = logging.getLogger("waypost.serve")
+
+
+def failed(worker: Worker, entry: Entry, trail: Trail, ticket: Ticket, outcome: Outcome) -> float:
+    """No answer: seconds to wait for the next attempt, or `trail.NOWHERE`."""
+    assert outcome.kind is not None
+    now = worker.clock()
+    if outcome.kind is UNABLE:
+        return trail.unable(ticket, now, worker.dice, outcome.message, outcome.param)
+    if outcome.kind is not NO_TOKEN:
+        entry.failed_attempt(outcome, int((now - ticket.began) * 1000))
+    log.warning("%s %r: %s", entry.request_id.decode(), ticket.candidate, outcome.message)
+    return trail.failed(
+        ticket,
+        outcome.kind,
+        now,
+        worker.dice,
+        retry_after=outcome.retry_after,
+        status=outcome.status,
+        message=outcome.message,
+        committed=outcome.committed,
+    )
+
+
+def ending_of(entry: Entry, trail: Trail, last: Outcome, metadata: Callable[[], msgspec.Raw] | None) -> Refusal:
+    """What the caller is told when there is nobody left to ask; `last` is how the last attempt failed."""
+    if not trail.failures and trail.lacking:
+        refusal = nobody_can(trail.lacking)
+    elif last.committed:
+        refusal = Refusal(last.code, last.message)
+    elif last.code in ("INVALID_REQUEST", "CONTEXT_LENGTH_EXCEEDED"):
+        refusal = Refusal(last.code, last.message, param=last.param, status=last.status)
+    else:
+        ending = trail.ending
+        said = dict.fromkeys(f"{failure.lane[0]}: {failure.message}" for failure in trail.failures)
+        hint = math.ceil(ending.retry_after) if ending.retry_after is not None else None
+        refusal = Refusal(ending.code, "; ".join(said), retry_after=hint)
+    refusal.lines = b"x-attempts: %d\r\n" % entry.attempts
+    if metadata is not None:
+        refusal.metadata = bytes(metadata())
+    return refusal
+
+
+def nobody_can(lacking: Sequence[Lacking]) -> Refusal:
+    """What to say when no target can serve a request: what the first one lacks, and that the others lack something."""
+    said = dict.fromkeys(each.message.rstrip(".") for each in lacking)
+    return Refusal("INVALID_REQUEST", f"{'; '.join(said)}.", param=lacking[0].param)
+
+
+async def pause(seconds: float) -> None:
+    """Let some time pass, in a walk: without a task."""
+    over: Signal[None] = Signal()
+    timer = asyncio.get_running_loop().call_later(seconds, over.set, None)
+    try:
+        await over
+    finally:
+        timer.cancel()

@@ -1,0 +1,72 @@
+"""What workers tell each other of breakers, and what everybody is told of incidents."""
+
+from __future__ import annotations
+
+from waypost.messages import BreakerNews, BreakerRow
+from waypost.policy.health import Health
+from waypost.worker.status import GRACE, INCIDENTS, Watch
+
+LANE = ("one", "1", "m")
+
+
+class Told:
+    """A watch on a clock of the test's, and what it has pushed."""
+
+    def __init__(self) -> None:
+        self.health = Health()
+        self.pushed: list[BreakerNews] = []
+        self.watch = Watch(self.health, self.pushed.append, lambda: 1_700_000_000.0)  # type: ignore[arg-type]
+
+    def open(self, now: float, lane: tuple[str, str, str] = LANE) -> None:
+        breaker = self.health.breaker(lane)
+        for _ in range(5):
+            breaker.failed(breaker.admit(now), now)
+
+    def tick(self, now: float) -> list[BreakerRow]:
+        self.pushed.clear()
+        self.watch.tick(now)
+        return [row for news in self.pushed for row in news.rows]
+
+
+def test_a_breaker_is_told_when_it_opens_and_when_it_closes_and_not_in_between() -> None:
+    told = Told()
+    assert told.tick(0.0) == []
+    told.open(1.0)
+    assert told.tick(1.0) == [BreakerRow(*LANE, 61.0, 1, True)] and told.tick(2.0) == []
+    breaker = told.health.breaker(LANE)
+    breaker.succeeded(breaker.admit(62.0), 62.0)
+    assert told.tick(63.0) == [BreakerRow(*LANE, 0.0, 0, False)] and told.tick(64.0) == []
+
+
+def test_what_is_heard_is_obeyed_and_not_told_again() -> None:
+    one, other = Told(), Told()
+    one.open(1.0)
+    other.watch.hear(BreakerNews(tuple(one.tick(1.0))), 1.5)
+    assert other.health.breaker(LANE).blocks(60.0) and other.tick(2.0) == []
+    breaker = one.health.breaker(LANE)
+    breaker.succeeded(breaker.admit(62.0), 62.0)
+    other.health.breaker(LANE).until = 500.0
+    other.watch.hear(BreakerNews(tuple(one.tick(62.0))), 63.0)
+    assert not other.health.breaker(LANE).blocks(63.0), "a probe may go at once"
+
+
+def test_after_a_new_link_everything_is_told_again() -> None:
+    told = Told()
+    told.open(1.0)
+    assert told.tick(1.0) and not told.tick(2.0)
+    told.watch.linked()
+    assert told.tick(3.0) == [BreakerRow(*LANE, 61.0, 1, True)]
+
+
+def test_an_incident_lasts_until_the_breaker_closes_or_nobody_asks() -> None:
+    told = Told()
+    told.open(1.0)
+    told.tick(1.0)
+    told.tick(61.0)
+    assert [incident.resolved_at for incident in told.watch.incidents] == [None]
+    told.tick(61.0 + GRACE)
+    assert [incident.resolved_at for incident in told.watch.incidents] == [1_700_000_000.0]
+    for number in range(INCIDENTS + 5):
+        told.open(100.0, ("one", "1", f"m{number}"))
+        told.tick(100.0)
+    assert len(told.watch.incidents) == INCIDENTS
