@@ -86,7 +86,7 @@ def test_a_database_from_a_newer_version_is_refused_and_left_alone(tmp_path):
     connection.close()
     before = described(path)
     with pytest.raises(
-        UnusableDatabase, match=r"x\.db: its schema is 9999, .* knows up to 0002; start the newer version"
+        UnusableDatabase, match=rf"x\.db: its schema is 9999, .* knows up to {schema.HEAD}; start the newer version"
     ):
         open_and_close(path)
     assert described(path) == before

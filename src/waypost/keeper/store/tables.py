@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    UniqueConstraint,
     text,
 )
 
@@ -64,6 +65,35 @@ keys = Table(
     Column("spend_limit", BigInteger, nullable=True),  # nano-dollars in each `spend_window`
     Column("spend_window", String(5), nullable=True),  # day, month or total
     Column("credit", BigInteger, nullable=True),  # nano-dollars ever given to this key; what is left is its balance
+)
+
+presets = Table(
+    "presets",
+    metadata,
+    Column("id", String(36), primary_key=True),  # a UUID
+    Column("account_id", _Id, ForeignKey("accounts.id"), nullable=False),
+    Column("slug", String(64), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column(
+        "visibility",
+        String(10),
+        CheckConstraint("visibility IN ('private', 'public')", name="visibility"),
+        nullable=False,
+    ),
+    Column("version", Integer, nullable=False),  # the one that counts where none is named
+    Column("latest", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("account_id", "slug"),
+)
+
+preset_versions = Table(
+    "preset_versions",
+    metadata,
+    Column("preset_id", String(36), ForeignKey("presets.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("body", LargeBinary, nullable=False),  # JSON: policy.preset.Body
+    Column("created_at", BigInteger, nullable=False),
 )
 
 # The books. Times are milliseconds since 1970 UTC here, money is nano-dollars, ids are the 26 characters of a ULID.
@@ -173,4 +203,27 @@ holdings = Table(
     Column("spent", BigInteger, nullable=False),  # a journal's: what its lines took; a host's: those of closed journals
     Column("recalled", Boolean, nullable=False),  # a host's: it has given back all it could
     Index("ix_holdings_meter", "meter"),
+)
+
+# Answers that are kept so that the same need not be made twice, and claims on answers that are being made. Times are
+# milliseconds since 1970 UTC.
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("scope", LargeBinary(32), primary_key=True),  # a digest; `waypost.claims` says of what
+    Column("kind", String(20), nullable=False),
+    Column("account_id", _Id, nullable=False),
+    Column("body", LargeBinary(32), nullable=False),  # a digest of what was asked
+    Column("request", String(26), nullable=False),  # whose answer it is, or will be
+    Column("journal", String(60), nullable=False),  # of the worker that makes it
+    Column("host", String(40), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),  # bytes that it counts for its account; 0: a claim
+    Column("content", LargeBinary, nullable=True),  # NULL: a claim
+    Index("ix_answers_account_id_kind_expires_at_size", "account_id", "kind", "expires_at", "size"),
+    Index("ix_answers_expires_at", "expires_at"),
+    # The claims: as many as requests with them are in flight.
+    Index("ix_answers_open", "journal", sqlite_where=text("size = 0"), postgresql_where=text("size = 0")),
 )
