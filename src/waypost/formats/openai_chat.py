@@ -46,8 +46,12 @@ EMPTY_LIST = msgspec.Raw(b"[]")
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """A request as far as the gateway reads it. `fields` are the caller's own bytes, by top-level name."""
+    """A request as far as the gateway reads it. `fields` are the caller's own bytes, by top-level name.
 
+    `body` is what it is estimated by: the caller's, or what has been made of it.
+    """
+
+    body: bytes
     fields: Fields
     model: str
     stream: bool
@@ -86,7 +90,7 @@ def parse_request(body: bytes) -> ChatRequest:
         if "session_id" in fields:
             check_session_id(fields["session_id"])
     model = read_model(fields)
-    return ChatRequest(fields, model, stream, include_usage, ignored, wants_cost, max_output, choices, steers)
+    return ChatRequest(body, fields, model, stream, include_usage, ignored, wants_cost, max_output, choices, steers)
 
 
 def wants_usage(fields: Fields) -> bool:

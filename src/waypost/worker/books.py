@@ -159,7 +159,7 @@ class Books:
     ) -> Entry:
         """A request's entry; its charge is to be taken, and its line written, by `Entry.admit`. Raises Refusal."""
         purse = self.purse(identity)
-        body = exchange.body
+        body = request.body
         # Where nothing is reserved by it, nobody is charged by it but for a request whose worker is killed.
         estimate = estimate_tokens(body) if purse.by_use or len(body) > SHORT else len(body) // 4
         tokens = cost = 0
@@ -422,7 +422,7 @@ class Entry:
         usage = parse_usage(raw) if raw is not None and counted is None else counted
         if usage is not None:
             return usage, False
-        return Usage(fresh=estimate_tokens(self._exchange.body), output=estimate_completion(observed)), True
+        return Usage(fresh=estimate_tokens(self._request.body), output=estimate_completion(observed)), True
 
     def _settle(self, status: int, code: str, requests: int, usage: Usage, estimated: bool, raw: bytes) -> None:
         if not self._is_open:

@@ -145,7 +145,9 @@ def parse_request(body: bytes) -> ChatRequest:
     if "input" not in fields:
         raise Refusal("INVALID_REQUEST", "input: a text, or an array of texts, is required.", param="input")
     steers = not STEERING.isdisjoint(fields)
-    return ChatRequest(fields, read_model(fields), False, include_usage=False, ignored=(), choices=0, steers=steers)
+    return ChatRequest(
+        body, fields, read_model(fields), False, include_usage=False, ignored=(), choices=0, steers=steers
+    )
 
 
 async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved) -> None:

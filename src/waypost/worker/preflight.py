@@ -39,8 +39,8 @@ async def preflight(worker: Worker, exchange: Exchange, identity: Identity) -> s
     request = parse_request(exchange.body)
     found = await resolve(worker, worker.snapshot, identity, request)
     conversation = Conversation(identity.account, request.fields, exchange.head.get_all)
-    chosen = choose(found, request, exchange.body, conversation, worker.clock())
-    tokens, output = estimate_tokens(exchange.body), (request.max_output or OUTPUT_RESERVE) * request.choices
+    chosen = choose(found, request, request.body, conversation, worker.clock())
+    tokens, output = estimate_tokens(request.body), (request.max_output or OUTPUT_RESERVE) * request.choices
     cost = worst_cost(found.upstreams, tokens, output)
     limits = judge(worker.books, identity, found, request, tokens, output)
     return describe(request, found, chosen, worker.clock(), (tokens, output, cost), limits)

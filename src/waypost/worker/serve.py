@@ -150,7 +150,7 @@ def route(
     """Whom to ask, and the accounts of doing so. Raises Refusal where nobody fits."""
     chain, asked, fields = found.route.chain, found.asked, request.fields
     if chain.picky or request.steers:
-        asked = needs(chain, asked, exchange.body, fields["messages"])
+        asked = needs(chain, asked, request.body, fields["messages"])
     conversation = Conversation(entry.identity.account, fields, exchange.head.get_all)
     chosen = plan(chain, asked, conversation, now, worker.dice)
     if not chosen.candidates:
