@@ -81,6 +81,7 @@ class Settled(Line, frozen=True, gc=False, tag=3):
     `status` is the HTTP status that the caller saw; `code` is empty for a whole answer, a row of `errors.TABLE`, or
     CLIENT_GONE. `requests` is what stays counted: 0 gives the request back. `tokens` and `cost` replace what was
     reserved. `price` names the version in `prices`. `raw` is the usage as the upstream wrote it, JSON, or empty.
+    `source` is empty, or the id of the request whose answer was given again: nobody was asked, nothing was used.
     """
 
     id: bytes
@@ -99,6 +100,7 @@ class Settled(Line, frozen=True, gc=False, tag=3):
     first_token: int  # milliseconds from arrival to the first byte of the answer; 0 if there was none
     latency: int  # milliseconds from arrival to the end
     raw: bytes
+    source: bytes = b""
 
 
 class Tally(Line, frozen=True, gc=False, tag=4):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from waypost.http.head import Head
@@ -20,6 +20,28 @@ class Flow(Protocol):
 
     def resume_reading(self) -> None:
         """Go on."""
+
+
+class Outlet(Protocol):
+    """What an answer goes into: an `Exchange`, or who stands in front of one."""
+
+    flow: Flow | None
+
+    @property
+    def started(self) -> bool:
+        """The answer's status line is decided."""
+
+    def respond(self, status: int, headers: bytes, body: bytes) -> None:
+        """The whole answer."""
+
+    def start(self, status: int, headers: bytes) -> None:
+        """Decide status and headers of a streamed answer."""
+
+    def write(self, data: bytes) -> None:
+        """Part of it."""
+
+    def end(self, data: bytes = b"") -> None:
+        """The last part of it."""
 
 
 class Exchange:
@@ -85,6 +107,16 @@ class Exchange:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         connection.write(self._lines + data)
         self._over(connection)
+
+    def end_in_parts(self, parts: Sequence[bytes]) -> None:
+        """All that is left of a streamed answer (no part is empty): a chunk each, in one write."""
+        if self._chunked:
+            parts = [b"%x\r\n%b\r\n" % (len(part), part) for part in parts]
+            parts.append(b"0\r\n\r\n")
+        connection = self._connection
+        if connection is not None:
+            connection.write(self._lines + b"".join(parts))
+            self._over(connection)
 
     def _over(self, connection: Connection) -> None:
         self._connection = self.flow = self.on_gone = None

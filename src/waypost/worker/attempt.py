@@ -7,7 +7,7 @@ import logging
 import time
 
 from waypost.http.client import BROKEN, BUSY, CLOSED, CONNECT_TIMEOUT, ClientConnection, UpstreamFailure, find_header
-from waypost.http.exchange import Exchange
+from waypost.http.exchange import Outlet
 from waypost.http.timers import NEVER, TICK, Deadlines
 from waypost.policy.failures import BY_NAME
 from waypost.worker.books import Entry
@@ -40,7 +40,7 @@ class Attempt:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: Outlet,
         upstream: Upstream,
         relay: Relay,
         headers: bytes,

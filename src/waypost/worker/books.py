@@ -245,7 +245,7 @@ class Entry:
 
     __slots__ = (
         "_books", "_charge", "_estimate", "_exchange", "_is_open", "_price", "_purse", "_request", "account", "attempt",
-        "attempts", "first_token", "id", "identity", "is_killed", "request_id",
+        "attempts", "first_token", "id", "identity", "is_killed", "is_unheard", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -274,6 +274,7 @@ class Entry:
         self.attempts = 0
         self.first_token = 0
         self.is_killed = False
+        self.is_unheard = False  # the caller left, and others are still to have the answer
         self.attempt: Tried | None = None  # the latest
 
     # Admission
@@ -391,7 +392,15 @@ class Entry:
         """The whole answer is about to leave."""
         if self._request.stream:
             self.began_answer()  # its first byte may be in the same read as its last
-        self._settle_used(200, "")
+        if self.is_unheard:
+            self.ended_early("CLIENT_GONE")
+        else:
+            self._settle_used(200, "")
+
+    def repeated(self, source: bytes) -> None:
+        """A whole answer is about to leave that was another request's already: it counts, and costs nothing."""
+        self.began_answer()
+        self._settle(200, "", 1, NOTHING, False, b"", source)
 
     def refused(self, refusal: Refusal) -> None:
         """No answer: the request is given back. Or one that broke off: what there was of it is charged."""
@@ -424,7 +433,9 @@ class Entry:
             return usage, False
         return Usage(fresh=estimate_tokens(self._request.body), output=estimate_completion(observed)), True
 
-    def _settle(self, status: int, code: str, requests: int, usage: Usage, estimated: bool, raw: bytes) -> None:
+    def _settle(
+        self, status: int, code: str, requests: int, usage: Usage, estimated: bool, raw: bytes, source: bytes = b""
+    ) -> None:
         if not self._is_open:
             return
         self._is_open = False
@@ -455,6 +466,7 @@ class Entry:
                 self.first_token,
                 self._milliseconds(),
                 raw,
+                source,
             )
         )
         books.leases.settle(self._charge.takes, requests, tokens, cost)
