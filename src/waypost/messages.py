@@ -7,6 +7,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from waypost.claims import AskAnswers, TellAnswers
 from waypost.keys import KeyKind, shown
 from waypost.listing import (
     FindNative,
@@ -483,5 +484,7 @@ AnyMessage = (
     | FindPrices
     | PriceRecord
     | PriceRecords
+    | AskAnswers
+    | TellAnswers
     | None
 )

@@ -25,6 +25,7 @@ from waypost import journal_file
 from waypost.config import Plan, Secret, Store
 from waypost.ids import Minter
 from waypost.keeper.accounts import Accounts
+from waypost.keeper.answers import Answers
 from waypost.keeper.folder import host_id
 from waypost.keeper.journals import Journals
 from waypost.keeper.ledger import open_ledger
@@ -32,6 +33,7 @@ from waypost.keeper.link import Links
 from waypost.keeper.meters import ENDED_SECONDS, Meters
 from waypost.keeper.prices import Prices
 from waypost.keeper.store import open_database
+from waypost.keeper.store.answers import AnswerStore
 from waypost.keeper.store.counters import DatabaseCounters, open_counters
 from waypost.keeper.store.tables import holdings, meters
 from waypost.keeper.store.valkey import ValkeyCounters
@@ -161,7 +163,10 @@ class Host:
         self.ledger.on_spent.append(self.meters.spent)
         self.ledger.on_closed.append(self.meters.closed)
         self.meters.start(await counters.load(time.time() - ENDED_SECONDS))
-        self.links = Links(Accounts(self.database, {"free": Plan()}, time.time), Prices(time.time), self.meters)
+        answers = Answers(AnswerStore(self.database, "host"))
+        self.links = Links(
+            Accounts(self.database, {"free": Plan()}, time.time), Prices(time.time), self.meters, answers
+        )
         self._following = asyncio.create_task(self.ledger.run())
         socket_path(self.data).unlink(missing_ok=True)
         self._server = await asyncio.get_running_loop().create_unix_server(

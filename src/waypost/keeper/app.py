@@ -19,6 +19,7 @@ import uvloop
 
 from waypost.config import Config, ConfigError, Store
 from waypost.keeper.accounts import Accounts
+from waypost.keeper.answers import Answers
 from waypost.keeper.folder import FolderUnusable, host_id, taken
 from waypost.keeper.journals import Journals
 from waypost.keeper.ledger import Ledger, open_ledger
@@ -27,6 +28,7 @@ from waypost.keeper.meters import ENDED_SECONDS, Meters
 from waypost.keeper.metrics import Gauges, Metrics
 from waypost.keeper.prices import Prices
 from waypost.keeper.store import open_database
+from waypost.keeper.store.answers import AnswerStore
 from waypost.keeper.store.counters import open_counters
 from waypost.keeper.store.database import Database, UnreachableDatabase, UnusableDatabase
 from waypost.keeper.verify import answer_verify
@@ -129,11 +131,11 @@ async def _keep_books(
                 accounts = Accounts(database, settings.plans, time.time)
                 ledger = open_ledger(database, data, host_id(data), settings.store.retention)
                 meters = await _open_meters(settings.store, database, data, ledger)
+                answers = await _open_answers(database, data, ledger)
                 if read_settings is not None:
                     _reload_on_hangup(current, accounts, ledger, read_settings)
-                links = Links(
-                    accounts, Prices(time.time), meters, functools.partial(_verify, database, ledger, current)
-                )
+                verify = functools.partial(_verify, database, ledger, current)
+                links = Links(accounts, Prices(time.time), meters, answers, verify)
                 ledger.on_state.append(lambda _: links.say_trouble(_trouble(ledger, meters)))
                 meters.on_state.append(lambda: links.say_trouble(_trouble(ledger, meters)))
                 metrics = Metrics(functools.partial(_measure, ledger))
@@ -144,6 +146,7 @@ async def _keep_books(
                     try:
                         await _serve(path, links, ledger, Web(listener, make_pages), parent, on_ready)
                     finally:
+                        await answers.close()
                         await meters.close()
             finally:
                 await database.close()
@@ -178,6 +181,15 @@ async def _open_meters(store: Store, database: Database, data: pathlib.Path, led
     ledger.on_closed.append(meters.closed)
     meters.start(await counters.load(time.time() - ENDED_SECONDS))
     return meters
+
+
+async def _open_answers(database: Database, data: pathlib.Path, ledger: Ledger) -> Answers:
+    """Raises StoreUnavailable."""
+    answers = Answers(AnswerStore(database, host_id(data)))
+    journals = Journals(data / "journal")
+    await answers.start([name for name in journals.scan() if journals.is_alive(name)])
+    ledger.on_closed.append(answers.closed)
+    return answers
 
 
 def _trouble(ledger: Ledger, meters: Meters) -> str:

@@ -6,7 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from waypost.claims import AskAnswers
 from waypost.keeper.accounts import Accounts
+from waypost.keeper.answers import Answers
 from waypost.keeper.meters import Meters
 from waypost.keeper.prices import Prices
 from waypost.link import Framed
@@ -49,11 +51,13 @@ class Links:
         accounts: Accounts,
         prices: Prices,
         meters: Meters,
+        answers: Answers,
         verify: Callable[[], Awaitable[AnyMessage]] | None = None,
     ) -> None:
         self._accounts = accounts
         self._verify = verify
         self._meters = meters
+        self._kept = answers
         self._prices = prices
         self._open: set[Framed] = set()
         self._workers: dict[Framed, int] = {}
@@ -151,6 +155,8 @@ class Links:
                 reply = await self._welcome(peer, message)
             elif isinstance(message, FindNative | ListNatives | FindPrices):
                 reply = await self._prices.answer(message)
+            elif isinstance(message, AskAnswers):
+                reply = await self._kept.answer(peer, message)
             elif isinstance(message, ListBreakers):
                 reply = BreakerNews(tuple(self._breakers.values()))
             elif isinstance(message, VerifyLedger) and self._verify is not None:

@@ -1,4 +1,4 @@
-"""What is deleted from the books, a little at a time: old requests and their attempts, meters whose window is over."""
+"""What is deleted, a little at a time: old requests and their attempts, meters whose window is over, old answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from waypost.ids import crockford
 from waypost.keeper.store.database import Database
-from waypost.keeper.store.tables import attempts, holdings, meters, requests
+from waypost.keeper.store.tables import answers, attempts, holdings, meters, requests
 
 EVERY_SECONDS: Final = 3600.0
 STEP: Final = 500
@@ -57,6 +57,7 @@ class Retention:
                 await self._delete_requests(connection),
                 await self._delete_meters(connection),
                 await self._delete_holdings(connection),
+                await self._delete_answers(connection),
             ]
         if not any(more):
             self.postpone()
@@ -101,6 +102,16 @@ class Retention:
             await connection.execute(delete(holdings).where(key.in_(over)))
         self._after = (rows[-1].holder, rows[-1].meter) if len(rows) == STEP else ("", "")
         return len(rows) == STEP
+
+    async def _delete_answers(self, connection: AsyncConnection) -> bool:
+        """Answers and claims whose time is over."""
+        over = select(answers.c.scope).where(answers.c.expires_at <= int(self._clock() * 1000)).limit(STEP)
+        scopes = (await connection.scalars(over)).all()
+        if scopes:
+            # Looked at again: a request may have taken the scope meanwhile.
+            still = answers.c.expires_at <= int(self._clock() * 1000)
+            await connection.execute(delete(answers).where(answers.c.scope.in_(scopes), still))
+        return len(scopes) == STEP
 
 
 def first_id(milliseconds: float) -> str:

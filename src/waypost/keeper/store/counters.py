@@ -129,7 +129,7 @@ class DatabaseCounters:
                 return answers
             except (SQLAlchemyError, OSError, sqlite3.Error) as error:
                 cause = getattr(error, "orig", None) or error
-                if getattr(cause, "sqlstate", None) not in _UNDONE or attempt == ATTEMPTS:
+                if not was_undone(error) or attempt == ATTEMPTS:
                     raise StoreUnavailable(str(cause) or type(cause).__name__) from error
         raise AssertionError
 
@@ -235,6 +235,11 @@ def open_counters(settings: Store, database: Database, host: str) -> tuple[Datab
     from waypost.keeper.store.valkey import ValkeyCounters
 
     return counters, ValkeyCounters(limits, host, counters.spent)
+
+
+def was_undone(error: Exception) -> bool:
+    """Has the database undone a transaction in favour of another, so that it may be tried again?"""
+    return getattr(getattr(error, "orig", None) or error, "sqlstate", None) in _UNDONE
 
 
 def _taking(move: Move) -> dict[str, Any]:
