@@ -36,6 +36,7 @@ TABLE: tuple[Failure, ...] = (
     Failure("SPEND_LIMIT_EXCEEDED", 402, "billing_error", "what the request may cost does not fit under a spend limit of the plan or the key", retry=False),
     Failure("MODEL_NOT_PRICED", 402, "billing_error", "the account has limits in money, and this model has no price", retry=False),
     Failure("NOT_FOUND", 404, "invalid_request_error", "no such endpoint or object"),
+    Failure("PRESET_NOT_FOUND", 404, "invalid_request_error", "no such preset, or another account's private one"),
     Failure("METHOD_NOT_ALLOWED", 405, "invalid_request_error", "the endpoint exists, but not for this method"),
     Failure("REQUEST_TIMEOUT", 408, "invalid_request_error", "the request did not arrive in time"),
     Failure("BODY_TOO_LARGE", 413, "invalid_request_error", "the body is larger than `server.max_body`"),

@@ -19,10 +19,11 @@ from waypost.listing import (
     PriceRecord,
     PriceRecords,
 )
+from waypost.preset_messages import PresetMessage
 
 SpendWindow = Literal["day", "month", "total"]
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Raised when a message changes its meaning; ends of different numbers don't talk."""
 
 
@@ -486,5 +487,6 @@ AnyMessage = (
     | PriceRecords
     | AskAnswers
     | TellAnswers
+    | PresetMessage
     | None
 )

@@ -6,7 +6,7 @@ DeepSeek's, `reasoning_details` and `images` are OpenRouter's, `extra_content` i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -43,6 +43,7 @@ class Stamp(msgspec.Struct, frozen=True):
     model: msgspec.Raw  # the caller's own spelling
     provider: msgspec.Raw
     created: int
+    extensions: Callable[[], Mapping[str, msgspec.Raw]] = dict  # what else stands on the last JSON
 
 
 def render_completion(
@@ -64,6 +65,7 @@ def render_completion(
         answer["usage"] = usage or (completion.usage and render_usage(completion.usage))
     answer["provider"] = stamp.provider
     answer["latency_ms"] = latency_ms
+    answer.update(stamp.extensions())
     return encode(answer)
 
 
@@ -210,6 +212,7 @@ class StreamRenderer:
             chunks.append(self._bare([{"index": 0, "delta": {}, "finish_reason": None}]))
         chunks[-1]["provider"] = self._stamp.provider
         chunks[-1]["latency_ms"] = latency_ms
+        chunks[-1].update(self._stamp.extensions())
         return b"".join(b"data: %b\n\n" % encode(chunk) for chunk in chunks) + DONE
 
     def _bare(self, choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ Fields = dict[str, msgspec.Raw]
 
 # Said to the gateway, not to the model: never sent on.
 GATEWAY_ONLY = frozenset({"preset", "provider", "models", "cache", "plugins", "session_id", "usage"})
-OBEYED = frozenset({"provider", "models", "session_id", "usage"})  # of these, what is obeyed here
-STEERING = frozenset({"provider", "models"})
+OBEYED = frozenset({"preset", "provider", "models", "session_id", "usage"})  # of these, what is obeyed here
+STEERING = frozenset({"preset", "provider", "models"})
 # Where the copy that is checked and the copy that is used must be the same one.
 ONCE = (
     b'"model"',
@@ -29,6 +29,7 @@ ONCE = (
     b'"n"',
     b'"provider"',
     b'"models"',
+    b'"preset"',
 )
 MODEL_LENGTH = 256  # characters
 SESSION_LENGTH = 256
@@ -43,6 +44,21 @@ TRUE = msgspec.Raw(b"true")
 NULL = msgspec.Raw(b"null")
 OPEN_BRACKET = ord("[")
 EMPTY_LIST = msgspec.Raw(b"[]")
+
+
+class UsedPreset(msgspec.Struct, frozen=True):
+    """The preset that a request has been completed from.
+
+    `written` is how the caller named it, `shown` (JSON) how the answer does. `cache`: whether the preset wants answers
+    from the response cache, and for how many seconds they are kept there; None: it says nothing.
+    """
+
+    id: str
+    version: int
+    is_own: bool  # the caller's account's; else nothing of what is in it is told
+    written: str
+    shown: msgspec.Raw
+    cache: tuple[bool, int] | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -60,7 +76,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     wants_cost: bool = False  # the answer's usage is to say what it cost
     max_output: int = 0  # tokens that a choice may have at most, as the caller says; 0: it does not
     choices: int = 1  # `n`
-    steers: bool = False  # it says something about routing: `provider`, `models`
+    steers: bool = False  # it says something about routing: `provider`, `models`, or names a preset in `preset`
+    preset: UsedPreset | None = None
 
 
 def parse_request(body: bytes) -> ChatRequest:
@@ -71,6 +88,14 @@ def parse_request(body: bytes) -> ChatRequest:
     messages = fields.get("messages")
     if messages is None or memoryview(messages)[0] != OPEN_BRACKET:
         raise invalid("messages", "an array of messages is required")
+    return read_request(body, fields)
+
+
+def read_request(body: bytes, fields: Fields) -> ChatRequest:
+    """The fields of a body that is in shape → ChatRequest; its `model` is empty where `preset` may stand for it.
+
+    Raises Refusal as `parse_request` does.
+    """
     stream = "stream" in fields and read_bool(fields, "stream")
     include_usage = stream and "stream_options" in fields and wants_usage(fields)
     max_output, choices = 0, 1
@@ -89,7 +114,8 @@ def parse_request(body: bytes) -> ChatRequest:
         steers = not STEERING.isdisjoint(fields)
         if "session_id" in fields:
             check_session_id(fields["session_id"])
-    model = read_model(fields)
+    is_named = "preset" not in fields or fields["preset"] == NULL or fields.get("model", NULL) != NULL
+    model = read_model(fields) if is_named else ""
     return ChatRequest(body, fields, model, stream, include_usage, ignored, wants_cost, max_output, choices, steers)
 
 

@@ -15,6 +15,7 @@ from waypost.dollars import MAX_NANO, render_dollars
 from waypost.keeper.account_keys import AccountKeys, parse_models
 from waypost.keeper.account_rows import RECORDS, find_account, insert_account, no_account, read_account, spent_of
 from waypost.keeper.outcome import AnyRow, Outcome, Plans, Refused, check_name
+from waypost.keeper.presets import Presets
 from waypost.keeper.store.database import Database
 from waypost.keeper.store.tables import accounts, keys
 from waypost.messages import (
@@ -87,6 +88,7 @@ class Accounts:
             SetAccount: self._set,
             CreditAccount: self._credit,
             ListAccounts: self._list,
+            **Presets(database, clock).operations,
         }
 
     def adopt(self, plans: Mapping[str, Plan]) -> None:

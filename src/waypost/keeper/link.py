@@ -10,6 +10,7 @@ from waypost.claims import AskAnswers
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.answers import Answers
 from waypost.keeper.meters import Meters
+from waypost.keeper.outcome import Push
 from waypost.keeper.prices import Prices
 from waypost.link import Framed
 from waypost.listing import FindNative, FindPrices, ListNatives
@@ -19,9 +20,6 @@ from waypost.messages import (
     BreakerNews,
     BreakerRow,
     Failed,
-    Forget,
-    ForgetAccount,
-    ForgetAll,
     Hello,
     KilledStreams,
     KillStreams,
@@ -71,7 +69,7 @@ class Links:
         self._open.add(peer)
         return peer
 
-    async def broadcast(self, pushes: Sequence[Forget | ForgetAccount | ForgetAll]) -> None:
+    async def broadcast(self, pushes: Sequence[Push]) -> None:
         """Return when every worker's socket has taken `pushes`; a worker that does not read for a second is cut off."""
         for peer in list(self._workers):
             for push in pushes:
@@ -88,7 +86,7 @@ class Links:
             await asyncio.sleep(0.005)
 
     async def manage(self, message: AnyMessage) -> AnyMessage:
-        """Carry out an operation on accounts or keys, and tell every worker before it is said to be done."""
+        """Carry out an operation on accounts, keys or presets, and tell every worker before it is said to be done."""
         outcome = await self._accounts.answer(message)
         if outcome.pushes:
             await self.broadcast(outcome.pushes)

@@ -1,4 +1,4 @@
-"""What every operation on accounts and keys has in common: its outcome, its refusal, the plans it goes by."""
+"""What every operation on accounts, keys and presets has in common: its outcome, its refusal, the plans it goes by."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from sqlalchemy import Row
 
 from waypost.config import Plan
 from waypost.messages import AnyMessage, Failed, Forget, ForgetAccount, ForgetAll, is_name
+from waypost.preset_messages import ForgetPreset
 
 AnyRow = Row[*tuple[Any, ...]]
+
+
+Push = Forget | ForgetAccount | ForgetAll | ForgetPreset
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -21,7 +25,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """
 
     reply: AnyMessage
-    pushes: tuple[Forget | ForgetAccount | ForgetAll, ...] = ()
+    pushes: tuple[Push, ...] = ()
     meters: tuple[str, ...] = ()
 
 

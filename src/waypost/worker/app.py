@@ -40,6 +40,7 @@ from waypost.worker.key_set import fetcher
 from waypost.worker.leases import Leases
 from waypost.worker.link import Link
 from waypost.worker.natives import Natives
+from waypost.worker.presets import Presets
 from waypost.worker.prices import FRESH, Prices
 from waypost.worker.status import Watch
 from waypost.worker.tokens import Tokens
@@ -83,12 +84,14 @@ class Worker:
             journal=self.journal.name,
             leases=self.leases,
             on_kill=lambda account: self.books.kill_streams(account),
+            on_preset=lambda news: self.presets.forget(news),
             on_news=lambda news: self.watch.hear(news, self.clock()) if news is not None else self.watch.linked(),
         )
         self.books = Books(self.leases, self.journal, settings, lambda: self.identities.look_ups)
         self.identities = Identities(self.link)
         self.vault = Vault(self.clock)
         self.fetcher = Fetcher(self.deadlines, self.names)
+        self.presets = Presets(self.link, lambda: self.link.connected, self.clock)
         self.natives = Natives(self.link)
         self.prices = Prices(self.link)
         self.catalogue = Catalogue(self.link, self.natives)

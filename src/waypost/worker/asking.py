@@ -103,7 +103,7 @@ class Asking:
         return Terms(
             format,
             rendered.reading,
-            openai_answer.Stamp(stamp.id, stamp.model, stamp.provider, created()),
+            openai_answer.Stamp(stamp.id, stamp.model, stamp.provider, created(), stamp.extensions),
             stamp.latency_ms,
             self._request.include_usage,
             not chat.reasoning.exclude,

@@ -25,6 +25,7 @@ from waypost.messages import (
     Trouble,
     Welcome,
 )
+from waypost.preset_messages import ForgetPreset
 
 if TYPE_CHECKING:
     from waypost.worker.leases import Leases
@@ -64,7 +65,7 @@ class Link:
     meanwhile was not heard. Until then the link is not `connected`.
     `leases` hear of grants and recalls, and what they spend stands in the journal of the name `journal`.
     `on_kill(account)` ends an account's streams and returns how many there were. `on_news` hears of other workers'
-    breakers, and None on every connect.
+    breakers, `on_preset` of presets that are no longer what they were; both hear None on every connect.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Link:
         leases: Leases | None = None,
         on_kill: Callable[[int], int] = lambda account: 0,
         on_news: Callable[[BreakerNews | None], None] = lambda news: None,
+        on_preset: Callable[[ForgetPreset | None], None] = lambda news: None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._path = path
@@ -86,6 +88,7 @@ class Link:
         self._leases = leases
         self._on_kill = on_kill
         self._on_news = on_news
+        self._on_preset = on_preset
         if leases is not None:
             leases.attach(self)
         self._dice = dice
@@ -175,6 +178,7 @@ class Link:
         # Everything the keeper changed before it listed us is forgotten here; everything after, it pushes.
         self._on_forget(None)
         self._on_news(None)
+        self._on_preset(None)
         self._peer = peer
         self._lost.clear()
         self._up.set()
@@ -204,6 +208,8 @@ class Link:
             self.trouble = message.reason
         elif isinstance(message, BreakerNews):
             self._on_news(message)
+        elif isinstance(message, ForgetPreset):
+            self._on_preset(message)
         elif isinstance(message, KillStreams):
             peer.reply(call_id, KilledStreams(self._on_kill(message.account)))
         elif self._leases is not None:

@@ -22,11 +22,14 @@ def metadata_of(
     request: ChatRequest, plan: Plan, trail: Trail, clock: Callable[[], float]
 ) -> Callable[[], msgspec.Raw]:
     """What renders the object at the moment when it is needed."""
-    return lambda: render_metadata(request.model, plan, trail, clock())
+    return lambda: render_metadata(request, plan, trail, clock())
 
 
-def render_metadata(requested: str, plan: Plan, trail: Trail, now: float) -> msgspec.Raw:
-    """Requested name, what answers for it (null: nobody did), strategy, and every attempt; times in milliseconds."""
+def render_metadata(request: ChatRequest, plan: Plan, trail: Trail, now: float) -> msgspec.Raw:
+    """Requested name, the preset if it names one, what answers for it (null: nobody did), strategy, and every attempt.
+
+    Times are in milliseconds.
+    """
     attempts: list[dict[str, Any]] = [
         {
             "provider": failure.lane[0],
@@ -43,8 +46,10 @@ def render_metadata(requested: str, plan: Plan, trail: Trail, now: float) -> msg
         provider, _, model = ticket.candidate.lane
         resolved = f"{provider}/{model}"
         attempts.append({"provider": provider, "model": model, "status": 200, "ms": round((now - ticket.began) * 1000)})
+    preset = request.preset
     told = {
-        "requested": requested,
+        "requested": request.model if preset is None else preset.written,
+        **({"preset": {"id": preset.id, "version": preset.version}} if preset is not None else {}),
         "resolved": resolved,
         "strategy": plan.strategy,
         "sticky": plan.sticky,

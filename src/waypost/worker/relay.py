@@ -59,6 +59,12 @@ class Stamp(msgspec.Struct, frozen=True):
     render_usage: Callable[[msgspec.Raw | None, int], msgspec.Raw]  # what the upstream said (or nothing) and `observed`
     wants_cost: bool  # so that usage is rendered anew even where the upstream gave one
     metadata: Callable[[], msgspec.Raw] | None = None  # how the answer came about, for callers who want to know
+    preset: msgspec.Raw | None = None  # that the request was completed from
+
+    def extensions(self) -> Fields:
+        """Beside provider and latency, what stands on the last JSON of this answer."""
+        more = {"preset": self.preset} if self.preset is not None else {}
+        return {**more, "waypost": self.metadata()} if self.metadata is not None else more
 
 
 class Relay(Protocol):
@@ -118,8 +124,8 @@ class WholeRelay:
         answer["model"] = stamp.model
         answer["provider"] = stamp.provider
         answer["latency_ms"] = msgspec.Raw(b"%d" % stamp.latency_ms())
-        if stamp.metadata is not None:
-            answer["waypost"] = stamp.metadata()
+        if stamp.metadata is not None or stamp.preset is not None:
+            answer.update(stamp.extensions())
         usage = answer.get("usage")
         if usage is not None and usage != NULL:
             self.usage = usage
@@ -340,8 +346,8 @@ class StreamRelay:
             last["usage"] = usage
         last["provider"] = self._stamp.provider
         last["latency_ms"] = msgspec.Raw(b"%d" % self._stamp.latency_ms())
-        if self._stamp.metadata is not None:
-            last["waypost"] = self._stamp.metadata()
+        if self._stamp.metadata is not None or self._stamp.preset is not None:
+            last.update(self._stamp.extensions())
         return out + render_event(last) + DONE
 
     def _bare(self, choices: msgspec.Raw) -> Fields:

@@ -23,6 +23,7 @@ from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
 from waypost.worker.metadata import metadata_of, wants_metadata
 from waypost.worker.outcome import Unanswered
+from waypost.worker.presets import expand
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
 from waypost.worker.resolve import Resolved, needs, resolve
 from waypost.worker.tries import ending_of, failed, pause
@@ -54,6 +55,7 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         #    limits have room. From here on the books know the request, and it is settled however it ends.
         found = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
         if found is None or request.steers:
+            request = await expand(worker.presets, snapshot, identity, request)
             found = await resolve(worker, snapshot, identity, request)
         entry = worker.books.open(identity, request, exchange, found.upstreams, request_id)
         if not entry.admit():
@@ -94,6 +96,7 @@ async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: Chat
         return int((clock() - arrived) * 1000)
 
     stamp_id = msgspec.Raw(b'"%b"' % entry.request_id)
+    preset = request.preset.shown if request.preset is not None else None
     asking: Asking | None = None
     metadata = (
         metadata_of(request, chosen, trail, clock)
@@ -107,7 +110,8 @@ async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: Chat
             model = request.fields["model"]
             if ticket.name in chosen.elsewhere:  # the caller named this model too, and is told which one it was
                 model = msgspec.Raw(msgspec.json.encode(ticket.name))
-            stamp = Stamp(stamp_id, model, upstream.name, latency_ms, entry.render_usage, request.wants_cost, metadata)
+            usage, wants_cost = entry.render_usage, request.wants_cost
+            stamp = Stamp(stamp_id, model, upstream.name, latency_ms, usage, wants_cost, metadata, preset)
             try:
                 if upstream.dialect is None:
                     relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)

@@ -186,6 +186,11 @@ class Snapshot:
             return None
         return [(provider, upstream_model)]
 
+    def is_named(self, model: str) -> bool:
+        """Does the configuration have this very name, whatever else it could be read as?"""
+        provider, _, upstream_model = model.partition("/")
+        return model in self._links or (provider, upstream_model) in self._links.get(upstream_model, ())
+
     def add_links(self, model: str, links: Links) -> Links:
         """Keep, for a while, the chain of a name that is not configured."""
         self._make_room()
