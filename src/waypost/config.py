@@ -165,6 +165,20 @@ class Model(Table, frozen=True):
     cache_from: Positive | None = None  # tokens of a prefix from which on it gets cache breakpoints; None: none of ours
 
 
+class Cache(Table, frozen=True):
+    """`[cache]`: answers that are kept for requests which want that. Sizes as in `server.max_body`."""
+
+    memory: str = "64MiB"  # what each worker's answers may take together; 0: none are kept
+    answer: str = "1MiB"  # the largest answer that is kept
+
+
+class PlanCache(Table, frozen=True):
+    """`cache` of a plan: its requests are answered from the cache where they do not say otherwise."""
+
+    enabled: bool = True
+    ttl: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 300  # seconds that an answer is kept
+
+
 class Plan(Table, frozen=True):
     """`[plans.NAME]`: what an account on it may use. `models` are patterns with `*`."""
 
@@ -175,6 +189,7 @@ class Plan(Table, frozen=True):
     streams: Count | None = None
     timezone: str = "UTC"
     unpriced: Literal["refuse", "allow"] = "refuse"  # models without a price, where money is limited
+    cache: PlanCache | None = None
 
     def allows(self, model: str) -> bool:
         """Does one of the patterns cover this model name?"""
@@ -187,6 +202,7 @@ class Config(msgspec.Struct, frozen=True):
     server: Server = Server()
     store: Store = Store()
     routing: Routing = Routing()
+    cache: Cache = Cache()
     jwt: Jwt | None = None
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}
@@ -201,6 +217,16 @@ class Config(msgspec.Struct, frozen=True):
     def journal_max(self) -> int:
         """`store.journal_max` in bytes."""
         return parse_size(self.store.journal_max)
+
+    @property
+    def cache_memory(self) -> int:
+        """`cache.memory` in bytes."""
+        return parse_size(self.cache.memory)
+
+    @property
+    def cache_answer(self) -> int:
+        """`cache.answer` in bytes."""
+        return parse_size(self.cache.answer)
 
 
 def covers(pattern: str, name: str) -> bool:
@@ -228,7 +254,7 @@ def parse_listen(text: str) -> tuple[str, int] | str:
 
 # From the file to the structs
 
-TABLES: dict[str, Any] = {"server": Server, "store": Store, "routing": Routing}
+TABLES: dict[str, Any] = {"server": Server, "store": Store, "routing": Routing, "cache": Cache}
 OPTIONAL_TABLES: dict[str, Any] = {"jwt": Jwt}
 NAMED_TABLES: dict[str, Any] = {"providers": Provider, "models": Model, "plans": Plan}
 
@@ -271,6 +297,7 @@ def parse(raw: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     config = Config(**fields)
     check_server(config)
     check_store(config.store)
+    check_cache(config.cache)
     if config.jwt is not None:
         check_jwt(config.jwt, config)
     for name, provider in config.providers.items():
@@ -323,6 +350,15 @@ def check_store(store: Store) -> None:
         raise ConfigError(f"[store] journal_max: {error}") from None
     if not enough:
         raise ConfigError(f"[store] journal_max: {store.journal_max!r} is too little; 64MiB is the least")
+
+
+def check_cache(cache: Cache) -> None:
+    """What types cannot say about `[cache]`."""
+    for key in ("memory", "answer"):
+        try:
+            parse_size(getattr(cache, key))
+        except ValueError as error:
+            raise ConfigError(f"[cache] {key}: {error}") from None
 
 
 def is_address(secret: Secret, schemes: tuple[str, ...]) -> bool:

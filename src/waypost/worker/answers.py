@@ -19,6 +19,7 @@ EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-c
 LONGEST_NAME = 100  # characters
 EXPOSED = (
     b"x-request-id, x-error-code, x-provider, x-attempts, x-dropped-params, retry-after, x-should-retry, "
+    b"x-waypost-cache-status, x-waypost-cache-age, x-waypost-cache-ttl, x-waypost-cache-source-id, "
     + b", ".join(
         b"x-ratelimit-%b-%b" % (what, window)
         for window in (b"minute", b"hour", b"day", b"month")
@@ -40,9 +41,13 @@ def success_headers(
     provider = upstream.first_header if attempts == 1 else b"%bx-attempts: %d\r\n" % (upstream.header, attempts)
     lines = b"%bx-request-id: %b\r\n%b" % (EVENTS if request.stream else JSON, request_id, provider)
     if request.ignored or dropped:
-        names = dict.fromkeys(request.ignored + dropped)
-        lines += b"x-dropped-params: %b\r\n" % ", ".join(filter(is_name, names)).encode()
+        lines += dropped_line(request.ignored + dropped)
     return lines + cors_lines(worker.origins, exchange) if worker.origins else lines
+
+
+def dropped_line(names: tuple[str, ...]) -> bytes:
+    """The header that names fields nobody was told."""
+    return b"x-dropped-params: %b\r\n" % ", ".join(filter(is_name, dict.fromkeys(names))).encode()
 
 
 def is_name(field: str) -> bool:

@@ -31,6 +31,7 @@ from waypost.policy.retry import RetrySettings
 from waypost.worker import certificates, routes
 from waypost.worker.answers import refuse
 from waypost.worker.books import Books
+from waypost.worker.cache import Cache
 from waypost.worker.catalogue import Catalogue
 from waypost.worker.dialect import check_accounts
 from waypost.worker.forward import keeper_pool
@@ -95,6 +96,7 @@ class Worker:
         self.natives = Natives(self.link)
         self.prices = Prices(self.link)
         self.catalogue = Catalogue(self.link, self.natives)
+        self.cache = Cache(self.clock)
         self.walks: set[Walk] = set()
         self.health = Health()
         self.watch = Watch(self.health, self.link.push)
@@ -105,6 +107,7 @@ class Worker:
     def _adopt(self, settings: config.Config, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.natives.forget()
+        self.cache.adopt(settings.cache_memory, settings.cache_answer)
         self.catalogue.adopt(settings)
         self.identities.adopt(settings, lambda url: fetcher(url, self.deadlines, self.names))
         self.error_format = settings.server.error_format

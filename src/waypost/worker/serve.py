@@ -11,7 +11,7 @@ import msgspec
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
 from waypost.formats.usage import estimate_completion
-from waypost.http.exchange import Exchange
+from waypost.http.exchange import Exchange, Outlet
 from waypost.policy.chains import Plan
 from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
@@ -21,6 +21,7 @@ from waypost.worker.answers import end_killed, refuse, success_headers
 from waypost.worker.asking import Asking
 from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
+from waypost.worker.caching import recalled, wish_of
 from waypost.worker.metadata import metadata_of, wants_metadata
 from waypost.worker.outcome import Unanswered
 from waypost.worker.presets import expand
@@ -57,6 +58,8 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         if found is None or request.steers:
             request = await expand(worker.presets, snapshot, identity, request)
             found = await resolve(worker, snapshot, identity, request)
+        # Of the response cache hardly anybody wants anything.
+        wish = wish_of(snapshot, exchange, identity, request) if exchange.head.has_wishes or snapshot.caching else None
         entry = worker.books.open(identity, request, exchange, found.upstreams, request_id)
         if not entry.admit():
             await entry.admit_slowly()
@@ -65,7 +68,10 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
             await worker.books.on_disk(written)
 
         # 5. to 7.; a whole answer is settled as it leaves.
-        await answer(worker, exchange, entry, request, found)
+        if wish is None:
+            await answer(worker, exchange, entry, request, found, exchange)
+        else:
+            await recalled(worker, exchange, entry, request, found, wish, answer)
 
         # 8. Settle. Every other ending comes through one of these.
     except Refusal as refusal:
@@ -85,8 +91,10 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         end(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id, entry)
 
 
-async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved) -> None:
-    """One upstream after the other, until one has answered. Raises Refusal if none did."""
+async def answer(
+    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved, outlet: Outlet
+) -> None:
+    """One upstream after the other, until one has answered into `outlet`. Raises Refusal if none did."""
     # 5. Route: who is asked, in which order, and how long all of it may take.
     clock, arrived, deadline = worker.clock, exchange.arrived, exchange.arrived + found.route.deadline
     now = clock()
@@ -120,9 +128,7 @@ async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: Chat
                 else:  # another format: the request is translated, and so is the answer
                     asking = asking or Asking(worker, exchange, entry, request, found.asked.preferences)
                     relay, headers, sent = await asking.put(upstream, upstream.dialect, stamp)
-                attempt = Attempt(
-                    exchange, upstream, relay, headers, worker.keepalive, worker.deadlines, entry, deadline
-                )
+                attempt = Attempt(outlet, upstream, relay, headers, worker.keepalive, worker.deadlines, entry, deadline)
                 entry.began(attempt)
                 try:
                     # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.

@@ -171,6 +171,7 @@ class Snapshot:
         for bare, links in bare_ids(settings).items():
             self._links[bare] = [split_link(link) for link in links]
         self._impromptu: dict[str, Links] = {}
+        self.caching = any(plan.cache is not None and plan.cache.enabled for plan in settings.plans.values())
         self.listed = listed_providers(settings)
         self._allowed: dict[tuple[str, str], bool] = {}
         self.routes: dict[str, Route] = {}

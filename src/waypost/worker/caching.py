@@ -1,0 +1,220 @@
+"""The response cache in a request's walk: what the caller wishes, and whether it is a hit, joins another, or goes on.
+
+A request is admitted like any other before it comes here, and what it reserved comes back when it was a hit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from waypost.errors import Refusal
+from waypost.formats.openai_chat import ChatRequest
+from waypost.http.exchange import Exchange, Outlet
+from waypost.http.head import Head
+from waypost.messages import Identity
+from waypost.policy.cache_key import Asker, cache_key
+from waypost.worker.answers import EVENTS, JSON, cors_lines, dropped_line
+from waypost.worker.books import Entry
+from waypost.worker.cache import Flight, Kept
+from waypost.worker.recorder import Follower, Recorder
+from waypost.worker.recording import Recording, replay
+from waypost.worker.resolve import Resolved
+
+if TYPE_CHECKING:
+    from waypost.worker.app import Worker
+    from waypost.worker.upstreams import Snapshot
+
+DEFAULT_TTL: Final = 300  # seconds
+SHORTEST_TTL, LONGEST_TTL = 1, 86_400
+FOR_GOOD: Final = float("inf")
+WHOLE_NUMBER: Final = re.compile(rb"[+-]?[0-9]{1,18}").fullmatch
+
+LARGEST_BODY: Final = 1 << 20
+"""Bytes of a request's body: of a larger one the key takes longer than it should, and it is not asked again."""
+
+Answerer = Callable[["Worker", Exchange, Entry, ChatRequest, Resolved, Outlet], Awaitable[None]]
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a plan or a preset says of the cache: whether its requests want it, and for how many seconds."""
+
+    enabled: bool
+    ttl: int
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What one request wants of the cache. `most`: seconds that an answer to it may be old at most."""
+
+    keeps: bool
+    ttl: int
+    most: float = FOR_GOOD
+    clears: bool = False
+
+
+# What the caller wishes
+
+
+def wish_of(snapshot: Snapshot, exchange: Exchange, identity: Identity, request: ChatRequest) -> Wish | None:
+    """Of a request whose preset, if there is one, has been put in. Raises Refusal INVALID_REQUEST."""
+    plan = snapshot.settings.plans.get(identity.plan)
+    terms = plan.cache if plan is not None else None
+    preset = request.preset.cache if request.preset is not None else None
+    return cache_wish(
+        exchange.head,
+        Terms(terms.enabled, terms.ttl) if terms is not None else None,
+        Terms(*preset) if preset is not None else None,
+    )
+
+
+def cache_wish(head: Head, plan: Terms | None, preset: Terms | None = None) -> Wish | None:
+    """Headers first, then the preset, then the plan. None: nothing. Raises Refusal INVALID_REQUEST."""
+    said = clears = most = None
+    if head.has_wishes:
+        said = read_flag(head, b"x-waypost-cache")
+        clears = read_flag(head, b"x-waypost-cache-clear")
+        most = read_ttl(head)
+    terms = preset or plan
+    keeps = said if said is not None else terms is not None and terms.enabled
+    if not keeps and not clears:
+        return None
+    ttl = most or (terms.ttl if terms is not None else DEFAULT_TTL)
+    return Wish(keeps, ttl, FOR_GOOD if most is None else most, bool(clears))
+
+
+def read_flag(head: Head, name: bytes) -> bool | None:
+    """A header that says true or false. Raises Refusal."""
+    value = head.get(name)
+    if value is None:
+        return None
+    said = value.lower()
+    if said not in (b"true", b"false"):
+        raise Refusal("INVALID_REQUEST", f"The header {name.decode()} must be true or false.", param=name.decode())
+    return said == b"true"
+
+
+def read_ttl(head: Head) -> int | None:
+    """`X-Waypost-Cache-TTL`: seconds, brought to what is possible. Raises Refusal."""
+    value = head.get(b"x-waypost-cache-ttl")
+    if value is None:
+        return None
+    if not WHOLE_NUMBER(value):
+        message = f"The header x-waypost-cache-ttl must be seconds, {SHORTEST_TTL} to {LONGEST_TTL}."
+        raise Refusal("INVALID_REQUEST", message, param="x-waypost-cache-ttl")
+    return min(max(int(value), SHORTEST_TTL), LONGEST_TTL)
+
+
+# The walk
+
+
+async def recalled(
+    worker: Worker,
+    exchange: Exchange,
+    entry: Entry,
+    request: ChatRequest,
+    found: Resolved,
+    wish: Wish,
+    answer: Answerer,
+) -> None:
+    """Answer from the cache, with another's answer, or by `answer`. Raises what that raises, and Refusal."""
+    if len(request.body) > LARGEST_BODY:
+        await answer(worker, exchange, entry, request, found, exchange)
+        return
+    cache = worker.cache
+    key = cache_key(asker_of(entry, request, found), request.fields)
+    if wish.clears:
+        cache.clear(key)
+        if not wish.keeps:
+            await answer(worker, exchange, entry, request, found, exchange)
+            return
+    else:
+        kept = cache.find(key, wish.most)
+        if kept is not None:
+            hit(worker, exchange, entry, request, kept)
+            return
+        flight = cache.flights.get(key)
+        if flight is not None and flight.recorder.is_open and await joined(worker, exchange, entry, request, flight):
+            return
+    await led(worker, exchange, entry, request, found, wish, key, answer)
+
+
+def asker_of(entry: Entry, request: ChatRequest, found: Resolved) -> Asker:
+    """Whose request it is, and of whom."""
+    identity, upstreams, used = entry.identity, found.upstreams, request.preset
+    preset = f"{used.id} {used.version} {bytes(used.shown).decode()}" if used is not None else ""
+    targets = (found.route.chain.name, *[f"{upstream.provider}/{upstream.model}" for upstream in upstreams])
+    return Asker(identity.account_id, identity.key_id, "chat/completions", targets, preset, request.stream)
+
+
+def hit(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, kept: Kept) -> None:
+    """It is there: in the books first, then said."""
+    now = worker.clock()
+    recording = kept.recording
+    headers = hit_headers(
+        worker, exchange, request, entry.request_id, recording.source, int(now - kept.since), kept.ttl
+    )
+    entry.repeated(recording.source)
+    latency = int((now - exchange.arrived) * 1000)
+    replay(recording, exchange, headers, entry.request_id, int(worker.books.wall()), latency)
+
+
+async def joined(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, flight: Flight) -> bool:
+    """Share an answer that is on its way. False: it failed before it began, and this request has to go by itself."""
+    clock, arrived = worker.clock, exchange.arrived
+    recorder = flight.recorder
+    headers = hit_headers(worker, exchange, request, entry.request_id, recorder.entry.id, 0, flight.ttl)
+    follower = Follower(
+        recorder, exchange, entry, headers, worker.cache.largest, lambda: int((clock() - arrived) * 1000)
+    )
+    return await follower.listen()
+
+
+async def led(
+    worker: Worker,
+    exchange: Exchange,
+    entry: Entry,
+    request: ChatRequest,
+    found: Resolved,
+    wish: Wish,
+    key: bytes,
+    answer: Answerer,
+) -> None:
+    """Ask, and keep what comes; whoever asks the same meanwhile joins."""
+    cache = worker.cache
+    lines = b"x-waypost-cache-status: MISS\r\nx-waypost-cache-ttl: %d\r\n" % wish.ttl
+    recorder = Recorder(exchange, entry, request.stream, cache.largest, worker.books.wall, lines)
+
+    flight = Flight(recorder, wish.ttl)
+
+    def keep(recording: Recording) -> None:
+        if cache.flights.get(key) is flight:  # else it was cleared meanwhile, or another was first
+            cache.store(key, recording, wish.ttl)
+
+    recorder.keep.append(keep)
+    cache.flights.setdefault(key, flight)
+    try:
+        await answer(worker, exchange, entry, request, found, recorder)
+    except Refusal as refusal:
+        recorder.fail(refusal)
+        raise
+    finally:  # after a whole answer this does nothing
+        recorder.fail(None)
+        if cache.flights.get(key) is flight:
+            del cache.flights[key]
+
+
+def hit_headers(
+    worker: Worker, exchange: Exchange, request: ChatRequest, request_id: bytes, source: bytes, age: int, ttl: int
+) -> bytes:
+    """The head lines of an answer that was given before: no provider was asked."""
+    lines = (
+        b"%bx-request-id: %b\r\nx-waypost-cache-status: HIT\r\nx-waypost-cache-age: %d\r\nx-waypost-cache-ttl: %d\r\n"
+        b"x-waypost-cache-source-id: chatcmpl_%b\r\n"
+        % (EVENTS if request.stream else JSON, request_id, age, ttl, source)
+    )
+    if request.ignored:
+        lines += dropped_line(request.ignored)
+    return lines + cors_lines(worker.origins, exchange) if worker.origins else lines
