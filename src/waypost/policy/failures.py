@@ -68,6 +68,9 @@ TABLE: tuple[FailureClass, ...] = (
 
 BY_NAME: dict[str, FailureClass] = {row.name: row for row in TABLE}
 
+HEDGED = FailureClass("hedged", "HEDGED", "target", False, "nothing", "another attempt of the request answered first")
+"""What became of an attempt that was given up for another. It is no failure, and no request ends with it."""
+
 CREDENTIALS = frozenset({401, 402})
 MISCONFIGURED = frozenset({404, 407})
 

@@ -1,7 +1,9 @@
 """How often a request is tried, how long it waits in between, and how much of a provider's load may be repetition.
 
 An attempt is a *repetition* when its request has asked the same provider before. A first question to another provider
-is not one: that somebody else is ill must not keep a healthy target from being asked.
+is not one: that somebody else is ill must not keep a healthy target from being asked. One that is sent beside another
+that is late (hedging) is one, of the late one's provider, wherever it goes: as slow as a provider may be, it never
+doubles what others have to bear.
 """
 
 from __future__ import annotations
@@ -67,15 +69,26 @@ class RetryBudget:
 
     @property
     def allows(self) -> bool:
-        """Would `begin_again` be granted?"""
+        """Would `begin_again`, or `begin_beside`, be granted?"""
         most = max(FLOOR * SHARE, self.active)
         return min(self._saved, most) >= SHARE and self.repeating * SHARE < most
 
     def begin_again(self) -> bool:
         """A repetition begins, its pause included; False: it must not."""
+        if not self.begin_beside():
+            return False
+        self.active += 1
+        return True
+
+    def begin_beside(self) -> bool:
+        """A late attempt at this provider gets another beside it, which may go elsewhere; False: it must not."""
         if not self.allows:
             return False
         self._saved = min(self._saved, max(FLOOR * SHARE, self.active)) - SHARE
-        self.active += 1
         self.repeating += 1
         return True
+
+    def take_back(self) -> None:
+        """What `begin_beside` allowed is over before it began: it cost nothing."""
+        self._saved += SHARE
+        self.repeating -= 1

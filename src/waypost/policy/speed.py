@@ -19,6 +19,10 @@ SHIFT = -log(LOWEST) * SCALE
 FEWEST = 5
 """Fewer samples than this say nothing about a percentile."""
 
+USUAL = 0.95
+HASTE = 0.05  # seconds: nobody is late before
+LOOK = 1.0  # seconds for which a percentile that was looked at is good
+
 
 class Spread:
     """A rolling histogram of the last five minutes."""
@@ -58,10 +62,35 @@ class Spread:
         self.minute = max(self.minute, minute)
 
 
-class Speed:
-    """What is known of one target. `active`: attempts that are under way."""
+class Patience:
+    """How long answers of one kind usually take to begin: who is later than nearly all of them is worth no waiting."""
 
-    __slots__ = ("_at", "_latency", "active", "first_token", "throughput")
+    __slots__ = ("_looked", "_spread", "_usual")
+
+    def __init__(self) -> None:
+        self._spread = Spread()
+        self._usual: float | None = None
+        self._looked = -inf
+
+    def note(self, seconds: float, now: float) -> None:
+        """An answer began; or had not begun when somebody else's did, which was at least as late."""
+        self._spread.add(seconds, now)
+
+    def wait(self, unknown: float, now: float) -> float:
+        """Seconds that 95 % of the answers of five minutes stay below; `unknown` where there are too few of them."""
+        if now - self._looked >= LOOK:
+            self._looked = now
+            self._usual = self._spread.percentile(USUAL, now)
+        return unknown if self._usual is None else max(HASTE, self._usual)
+
+
+class Speed:
+    """What is known of one target. `active`: attempts that are under way.
+
+    `patience`: kept only of targets that are asked with another beside them, by whether the answer is streamed.
+    """
+
+    __slots__ = ("_at", "_latency", "active", "first_token", "patience", "throughput")
 
     def __init__(self) -> None:
         self._latency = 0.0
@@ -69,6 +98,7 @@ class Speed:
         self.active = 0
         self.first_token = Spread()
         self.throughput = Spread()
+        self.patience: dict[bool, Patience] = {}
 
     def note_first_token(self, seconds: float, now: float) -> None:
         """An answer began, or had not begun when it was given up, `seconds` after it was asked for."""

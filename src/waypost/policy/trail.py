@@ -6,13 +6,15 @@ whoever drives it, a worker or a simulation, only has to say what happened. Cloc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from waypost.policy import retry
 from waypost.policy.breaker import REFUSED
 from waypost.policy.chains import Candidate, Plan
-from waypost.policy.failures import BY_NAME, Ending, Failed, FailureClass, Lane, ending
-from waypost.policy.retry import Dice, RetrySettings, pause_before
+from waypost.policy.failures import BY_NAME, HEDGED, Ending, Failed, FailureClass, Lane, ending
+from waypost.policy.retry import Dice, RetryBudget, RetrySettings, pause_before
 from waypost.policy.stickiness import Conversation, Sticky
 
 Choice = tuple[int, bool]
@@ -28,9 +30,10 @@ FINAL = (BY_NAME["deadline"], BY_NAME["gone"])
 
 
 class Ticket(msgspec.Struct, eq=False):
-    """One attempt, from `begin` to whichever of `succeeded`, `failed` and `abandon` ends it.
+    """One attempt, from `begin` to whichever of `succeeded`, `failed`, `outrun`, `abandon` and `withdraw` ends it.
 
-    `name` is that of the chain which its candidate belongs to.
+    `name` is that of the chain which its candidate belongs to. `payer`: whose budget a repetition is in, where that is
+    not its own provider's.
     """
 
     candidate: Candidate
@@ -39,6 +42,7 @@ class Ticket(msgspec.Struct, eq=False):
     began: float
     is_repetition: bool
     is_over: bool = False
+    payer: RetryBudget | None = None
 
 
 class Lacking(msgspec.Struct, frozen=True):
@@ -97,19 +101,33 @@ class Trail(msgspec.Struct, eq=False):
             return self._begun(place, permit, now, is_repetition)
         if is_repetition:
             candidate.budget.end(True)
-        choice = self._untried(now)  # its breaker has opened meanwhile
+        choice = self._first_untried(now)  # its breaker has opened meanwhile
         if choice is None:
             return None
         self._reserve(choice)
         return self.begin(now)
 
     def begin_beside(self, now: float) -> Ticket | None:
-        """A second attempt while the first is still silent (hedging); None where nobody else may be asked."""
-        choice = self._untried(now) if self._next is None and self.tickets else None
-        if choice is None:
+        """A second attempt while the only one is still silent (hedging): at another link of its chain that is well.
+
+        None: there is none, or too much of what the late one's provider is asked is repetition.
+        """
+        late = [ticket for ticket in self.tickets if not ticket.is_over]
+        if len(late) != 1 or self._next is not None or self._plan.forced:
             return None
-        self._reserve(choice)
-        return self.begin(now)
+        payer = late[0].candidate.budget
+        for place, _ in self._untried(now):
+            candidate = self._plan.candidates[place]
+            if self._plan.names[place] != late[0].name or candidate.breaker.until:
+                continue  # another model's answer is worth less than a late one, and who is ill needs no more to do
+            if not payer.begin_beside():
+                return None
+            candidate.budget.active += 1
+            candidate.speed.active += 1
+            ticket = Ticket(candidate, late[0].name, candidate.breaker.generation, now, True, payer=payer)
+            self.tickets += (ticket,)
+            return ticket
+        return None
 
     def _begin_first(self, now: float) -> Ticket | None:
         plan = self._plan
@@ -149,7 +167,7 @@ class Trail(msgspec.Struct, eq=False):
         budget = candidate.budget
         budget.active -= 1
         if ticket.is_repetition:
-            budget.repeating -= 1
+            (ticket.payer or budget).repeating -= 1
         candidate.breaker.succeeded(ticket.permit, now)
         candidate.speed.note_first_token(first_token, now)
         if tokens:
@@ -176,7 +194,8 @@ class Trail(msgspec.Struct, eq=False):
     ) -> float:
         """An attempt failed. Seconds to wait until `begin` (0.0: none), or NOWHERE, and then `ending` is the answer.
 
-        `committed`: the caller has part of the answer, so nobody may take over.
+        Where another attempt is under way beside it (NOWHERE too) that one goes on. `committed`: the caller has part of
+        the answer, so nobody may take over.
         """
         if ticket.is_over:
             return NOWHERE
@@ -191,9 +210,7 @@ class Trail(msgspec.Struct, eq=False):
             self._sticky.release(self._conversation.name, candidate.lane)
         self._failed += (ticket,)
         self.failures += (Failed(candidate.lane, kind, message, status, retry_after, took),)
-        if committed or kind in FINAL or any(not other.is_over for other in self.tickets):
-            return NOWHERE
-        return self._choose(now, dice)
+        return NOWHERE if committed or kind in FINAL else self._choose(now, dice)
 
     def close(self) -> None:
         """The request is over, however: what is still under way says nothing about its upstream."""
@@ -206,31 +223,55 @@ class Trail(msgspec.Struct, eq=False):
             self._plan.candidates[choice[0]].budget.end(True)
 
     def abandon(self, ticket: Ticket) -> None:
-        """Another attempt was faster, or the caller left: this one's end says nothing about its upstream."""
+        """The caller left: this one's end says nothing about its upstream."""
         if not ticket.is_over:
             self._over(ticket)
             ticket.candidate.breaker.release(ticket.permit)
+
+    def outrun(self, ticket: Ticket, now: float, status: int = 0) -> None:
+        """Another attempt of the request has answered first. `status` is what had come from this one."""
+        if ticket.is_over:
+            return
+        self.abandon(ticket)
+        took, speed = now - ticket.began, ticket.candidate.speed
+        if took > speed.latency(now):  # it is that slow at least
+            speed.note_first_token(took, now)
+        self._failed += (ticket,)
+        self.failures += (Failed(ticket.candidate.lane, HEDGED, "", status, None, took),)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """It was not made after all."""
+        if ticket.payer is not None and not ticket.is_over:
+            ticket.payer.take_back()
+            ticket.payer = None
+            ticket.is_repetition = False
+        self.abandon(ticket)
+        self.tickets = tuple(other for other in self.tickets if other is not ticket)
 
     def unable(self, ticket: Ticket, now: float, dice: Dice, message: str = "", param: str | None = None) -> float:
         """Its target cannot serve such a request, and was not asked: as if it did not stand in the plan.
 
         Returns what `failed` does.
         """
-        self.abandon(ticket)
-        self.tickets = tuple(other for other in self.tickets if other is not ticket)
+        self.withdraw(ticket)
         self.lacking += (Lacking(ticket.candidate.lane, message, param),)
         return self._choose(now, dice)
 
     def _over(self, ticket: Ticket) -> None:
         ticket.is_over = True
         ticket.candidate.speed.active -= 1
-        ticket.candidate.budget.end(ticket.is_repetition)
+        budget = ticket.candidate.budget
+        budget.active -= 1
+        if ticket.is_repetition:
+            (ticket.payer or budget).repeating -= 1
 
     # Who is next
 
     def _choose(self, now: float, dice: Dice) -> float:
         """Reserve the next attempt; the seconds until it may begin, or NOWHERE."""
-        choice, wait = self._untried(now), 0.0
+        if any(not other.is_over for other in self.tickets):
+            return NOWHERE
+        choice, wait = self._first_untried(now), 0.0
         if choice is None:
             choice, wait = self._again(now, dice)
         if choice is None:
@@ -242,11 +283,21 @@ class Trail(msgspec.Struct, eq=False):
         attempts = self._plan.attempts or self._settings.attempts
         return len(self.tickets) < attempts and now + self._settings.least <= self._deadline
 
-    def _untried(self, now: float) -> Choice | None:
-        """The first of the plan that has not been asked, and that no failure so far speaks against."""
+    def is_another_left(self, now: float) -> bool:
+        """Could somebody who has not been asked take over at once?"""
+        return self._first_untried(now) is not None
+
+    def _first_untried(self, now: float) -> Choice | None:
+        for place, is_repetition in self._untried(now):
+            if not is_repetition or self._plan.candidates[place].budget.allows:
+                return place, is_repetition
+        return None
+
+    def _untried(self, now: float) -> Iterator[Choice]:
+        """Those of the plan that have not been asked, and that no failure so far speaks against."""
         plan = self._plan
         if not self._may_go_on(now):
-            return None
+            return
         asked = {ticket.candidate.lane for ticket in self.tickets}
         spared = {lane[::2] for lane in asked}  # provider and model
         spared -= {failure.lane[::2] for failure in self.failures if failure.kind.spares == "key"}
@@ -259,10 +310,7 @@ class Trail(msgspec.Struct, eq=False):
                 continue
             if candidate.breaker.blocks(now) and not plan.forced:
                 continue
-            is_repetition = lane[0] in providers
-            if not is_repetition or candidate.budget.allows:
-                return place, is_repetition
-        return None
+            yield place, lane[0] in providers
 
     def _may_follow(self, place: int) -> bool:
         """After an error of the request's content: only another model that the caller named, or a larger context."""
