@@ -6,9 +6,20 @@ the JSON of `policy.preset.Body`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from waypost.listing import Message
+
+SLUG: Final = 64  # characters
+NAME: Final = 100  # characters
+SYSTEM_PROMPT: Final = 128 * 1024  # bytes of UTF-8
+PARAMS: Final = 64
+TOOLS: Final = 128
+BODY: Final = 256 * 1024  # bytes of a version's JSON
+PRESETS: Final = 500  # of one account
+VERSIONS: Final = 1000  # of one preset
+MODEL: Final = 256  # characters
+TTL: Final = 86_400  # seconds
 
 Visibility = Literal["private", "public"]
 Owner = int | str

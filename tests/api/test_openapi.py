@@ -18,7 +18,7 @@ from schemathesis.specs.openapi import checks as openapi_checks
 
 from tests.harness import Waypost, provider, serving, settings_of
 from tests.sim.running import Running
-from waypost.api import routing_shapes, shapes
+from waypost.api import preset_shapes, routing_shapes, shapes
 from waypost.api.endpoints import BY_NAME, ENDPOINTS, markdown
 from waypost.api.openapi import document, render_document
 from waypost.errors import TABLE
@@ -70,7 +70,7 @@ def test_every_error_is_described():
 def test_every_schema_is_one():
     for name, schema in render_document()["components"]["schemas"].items():
         meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
-        assert name in vars(shapes) or name in vars(routing_shapes), name
+        assert name in vars(shapes) or name in vars(routing_shapes) or name in vars(preset_shapes), name
 
 
 def test_fields_of_chat_requests_that_are_described_are_those_that_are_read():
@@ -153,4 +153,5 @@ def test_answers_are_as_described(server, name: str):
 
     ask()
     expected = {"get_model", "get_generation", "read_key", "update_key", "delete_key", "revoke_user_key"}
+    expected |= {"read_preset", "update_preset", "delete_preset", "list_preset_versions"}
     assert statuses & {200} or name in expected, statuses

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from waypost.api import routing_shapes, shapes
+from waypost.api import preset_shapes, routing_shapes, shapes
 from waypost.messages import Identity
 
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
@@ -36,7 +36,7 @@ class Burst(msgspec.Struct, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True):
     """A row. In `path`, `{model}` may have slashes in it, any other name in braces is one plain segment.
 
-    `kept`: the keeper answers it. `burst`: how often one account may call it.
+    `kept`: the keeper answers it, and takes `most` bytes at most. `burst`: how often one account may call it.
     """
 
     method: Method
@@ -50,6 +50,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     kept: bool = True
     burst: Burst | None = None
     media: str = "application/json"
+    most: int = 64 * 1024
 
     @property
     def prefix(self) -> str:
@@ -59,11 +60,17 @@ class Endpoint(msgspec.Struct, frozen=True):
     @property
     def parameter(self) -> str:
         """The name in braces; empty where there is none."""
-        return self.path.partition("{")[2].rstrip("}")
+        return self.path.partition("{")[2].partition("}")[0]
+
+    @property
+    def suffix(self) -> str:
+        """The path behind its `{name}`."""
+        return self.path.partition("}")[2]
 
 
 PLAIN = "text/plain; charset=utf-8"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+PRESET = 512 * 1024  # bytes of a request about one
 FREQUENT, OFTEN, SOMETIMES, SELDOM = Burst(50, 300), Burst(10, 120), Burst(5, 60), Burst(2, 15)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -123,6 +130,22 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              shapes.CreatedUserKey, body=shapes.NewUserKey, burst=Burst(2, 12)),
     Endpoint("DELETE", "/v1/user/key/{id}", "management-or-jwt", "revoke_user_key",
              "Revoke a key.", shapes.Message, burst=SELDOM),
+    Endpoint("GET", "/v1/presets", "management", "list_presets",
+             "The account's presets.", preset_shapes.PresetList, burst=SOMETIMES),
+    Endpoint("POST", "/v1/presets", "management", "create_preset",
+             "A new preset.", preset_shapes.Preset, body=preset_shapes.NewPreset, burst=SOMETIMES, most=PRESET),
+    Endpoint("GET", "/v1/presets/{preset}", "management", "read_preset",
+             "One preset, by its slug or id.", preset_shapes.Preset, query=preset_shapes.PresetQuery, burst=OFTEN),
+    Endpoint("PATCH", "/v1/presets/{preset}", "management", "update_preset",
+             "Change a preset: a new version, or which version counts.",
+             preset_shapes.Preset, body=preset_shapes.PresetChanges, burst=SOMETIMES, most=PRESET),
+    Endpoint("DELETE", "/v1/presets/{preset}", "management", "delete_preset",
+             "Delete a preset with all its versions.", shapes.Message, burst=SOMETIMES),
+    Endpoint("GET", "/v1/presets/{preset}/versions", "management", "list_preset_versions",
+             "A preset's versions.", preset_shapes.PresetVersionList, burst=OFTEN),
+    Endpoint("POST", "/v1/presets/{preset}/chat/completions", "management", "save_preset",
+             "Keep a chat completion request as a preset of this slug, or as its next version.",
+             preset_shapes.Preset, body=preset_shapes.SavedRequest, burst=SOMETIMES, most=PRESET),
 )  # fmt: skip
 
 BY_NAME: dict[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINTS}

@@ -15,6 +15,7 @@ from waypost.errors import TABLE
 REFERENCE = "#/components/schemas/{name}"
 EVENTS = "text/event-stream"
 TEXT = "text/plain; charset=utf-8"
+PATTERNS = {"id": "^[0-9]{1,15}$", "preset": "^[a-z0-9][a-z0-9_-]{0,63}$"}
 
 
 @functools.cache
@@ -116,7 +117,7 @@ def path_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         return []
     kind: dict[str, Any] = {"type": "string", "minLength": 1}
     if endpoint.parameter != "model":
-        kind["pattern"] = "^[0-9]{1,15}$"
+        kind["pattern"] = PATTERNS[endpoint.parameter]
     return [{"name": endpoint.parameter, "in": "path", "required": True, "schema": kind}]
 
 

@@ -16,10 +16,7 @@ from waypost.keeper.outcome import AnyRow, Outcome, Refused, check_name
 from waypost.keeper.store.database import Database
 from waypost.keeper.store.tables import accounts, preset_versions, presets
 from waypost.policy.preset import (
-    PRESETS,
-    SLUG,
     UNSAID,
-    VERSIONS,
     Body,
     Fields,
     decode_fields,
@@ -31,6 +28,9 @@ from waypost.policy.preset import (
     unknown,
 )
 from waypost.preset_messages import (
+    PRESETS,
+    SLUG,
+    VERSIONS,
     ChangePreset,
     CreatePreset,
     DeletePreset,

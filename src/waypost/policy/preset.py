@@ -13,19 +13,9 @@ import msgspec
 
 from waypost.errors import Refusal
 from waypost.policy.preferences import parse_models, parse_provider
+from waypost.preset_messages import BODY, MODEL, PARAMS, SYSTEM_PROMPT, TOOLS, TTL
 
 Fields = dict[str, msgspec.Raw]
-
-SLUG: Final = 64  # characters
-NAME: Final = 100  # characters
-SYSTEM_PROMPT: Final = 128 * 1024  # bytes of UTF-8
-PARAMS: Final = 64
-TOOLS: Final = 128
-BODY: Final = 256 * 1024  # bytes of a version's JSON
-PRESETS: Final = 500  # of one account
-VERSIONS: Final = 1000  # of one preset
-MODEL: Final = 256  # characters
-TTL: Final = 86_400  # seconds
 
 is_slug = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}").fullmatch
 is_id = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch

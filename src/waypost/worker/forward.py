@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 2.0
 TOTAL_SECONDS = 10.0
-BODY_LIMIT = 64 * 1024  # bytes of a request: what the keeper answers takes small ones only
 ANSWER_LIMIT = 16 * 1024 * 1024  # bytes
 CONNECTIONS = 32  # of one worker to the keeper
 
@@ -163,8 +162,8 @@ class Fetch:
 
 async def forward(worker: Worker, exchange: Exchange, endpoint: Endpoint, identity: Identity | None) -> None:
     """Let the keeper answer. `identity` has been found, and may call this. Raises Refusal."""
-    if len(exchange.body) > BODY_LIMIT:
-        raise Refusal("BODY_TOO_LARGE", f"This endpoint takes at most {BODY_LIMIT} bytes.")
+    if len(exchange.body) > endpoint.most:
+        raise Refusal("BODY_TOO_LARGE", f"This endpoint takes at most {endpoint.most} bytes.")
     request_id = worker.mint()
     request = render_request(exchange, endpoint, identity, request_id)
     fetch = Fetch(worker.keeper, worker.deadlines, request, may_repeat=endpoint.method == "GET")

@@ -45,11 +45,14 @@ class Route(msgspec.Struct, frozen=True):
 
     def matches(self, path: bytes) -> bool:
         """Is it this row's path? Compared byte by byte: `%2e`, `//` and capitals are what they are."""
-        prefix, parameter = self.endpoint.prefix.encode(), self.endpoint.parameter
+        prefix, suffix = self.endpoint.prefix.encode(), self.endpoint.suffix.encode()
+        parameter = self.endpoint.parameter
         if not parameter:
             return path == prefix
-        rest = path.removeprefix(prefix)
-        return path.startswith(prefix) and (rest != b"" if parameter == "model" else SEGMENT(rest) is not None)
+        if not path.startswith(prefix) or not path.endswith(suffix):
+            return False
+        rest = path[len(prefix) :].removesuffix(suffix)
+        return rest != b"" if parameter == "model" else SEGMENT(rest) is not None
 
 
 # Permission

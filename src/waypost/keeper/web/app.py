@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from waypost.api.endpoints import ENDPOINTS, Endpoint
 from waypost.errors import Refusal
-from waypost.keeper.web import account, user
+from waypost.keeper.web import account, presets, user
 from waypost.keeper.web.asking import Asked, parse_body, parse_caller, parse_id, parse_query
 from waypost.keeper.web.bursts import Bursts
 from waypost.keeper.web.sources import Sources
@@ -48,6 +48,13 @@ HANDLERS: dict[str, Handler] = {
     "read_key": account.read_key,
     "update_key": account.update_key,
     "delete_key": account.delete_key,
+    "list_presets": presets.list_presets,
+    "create_preset": presets.create_preset,
+    "read_preset": presets.read_preset,
+    "update_preset": presets.update_preset,
+    "delete_preset": presets.delete_preset,
+    "list_preset_versions": presets.list_preset_versions,
+    "save_preset": presets.save_preset,
 }
 
 
@@ -74,11 +81,14 @@ def answering(
         try:
             caller = parse_caller(endpoint, request.headers.get("x-waypost-caller"))
             bursts.check(endpoint, caller.account_id)
+            raw = await request.body()
             asked = Asked(
                 caller,
                 parse_query(endpoint.query, request.url.query),
-                parse_body(endpoint.body, await request.body()),
+                parse_body(endpoint.body, raw),
                 parse_id(request.path_params.get("id", "")),
+                request.path_params.get("preset", ""),
+                raw,
             )
             if not await sources.catch_up() and endpoint.permission != "metrics":  # they say themselves how far behind
                 raise Refusal("UNAVAILABLE", "The books are behind and would answer wrongly; try again.", retry_after=1)

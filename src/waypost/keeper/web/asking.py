@@ -24,12 +24,17 @@ _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a handler gets. `id` is the path's, 0 where it has none or none that can be one."""
+    """What a handler gets. `id` and `name` are the path's: 0 and "" where it has none, or none that can be one.
+
+    `raw` is the body as it came.
+    """
 
     caller: Identity
     query: Any = None
     body: Any = None
     id: int = 0
+    name: str = ""
+    raw: bytes = b""
 
 
 NOBODY = Identity(0, 0, "", "", "inference", "")
