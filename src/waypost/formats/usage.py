@@ -272,13 +272,33 @@ LETTERS: Final = bytes(range(65, 91)) + bytes(range(97, 123))
 ASCII: Final = bytes(range(128))
 
 
+AROUND: Final = 10
+"""Tokens' worth of JSON that stands around every request, and counts for nothing."""
+
+
 def estimate_tokens(body: bytes) -> int:
     """Tokens of a prompt, by the look of its request's JSON: no tokenizer, so only roughly; at least 1.
 
     English takes a token for two spaces and another for nine letters; figures and signs have more tokens to a byte,
-    letters beyond ASCII fewer again. What stands around every request counts for nothing.
+    letters beyond ASCII fewer again.
     """
-    text, files = without_files(body) if len(body) > INLINE and may_have_files(body) else (body, 0)
+    text, files = text_and_files(body)
+    return max(1, weigh_text(text) // 100 - AROUND) + files * FILE
+
+
+def weigh(part: bytes) -> int:
+    """Hundredths of a token that a part of a request's JSON adds to the estimate; 0 or more."""
+    text, files = text_and_files(part)
+    return max(0, weigh_text(text)) + files * FILE * 100
+
+
+def text_and_files(body: bytes) -> tuple[bytes, int]:
+    """What is to be weighed, and how many files were in it."""
+    return without_files(body) if len(body) > INLINE and may_have_files(body) else (body, 0)
+
+
+def weigh_text(text: bytes) -> int:
+    """Hundredths of a token."""
     size = len(text)
     if size > SAMPLES * SAMPLE:
         step = (size - SAMPLE) // (SAMPLES - 1)
@@ -290,9 +310,7 @@ def estimate_tokens(body: bytes) -> int:
         hundredths -= 8 * len(rest.translate(None, ASCII))
     if b"\\" in rest:
         hundredths -= 90 * text.count(b"\\u")  # a letter in six bytes
-    if size > len(text):
-        hundredths = hundredths * size // len(text)
-    return max(1, hundredths // 100 - 10) + files * FILE
+    return hundredths * size // len(text) if size > len(text) else hundredths
 
 
 def may_have_files(body: bytes) -> bool:
