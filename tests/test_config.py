@@ -125,7 +125,7 @@ def test_a_service_account_s_file_is_one_secret(tmp_path: pathlib.Path) -> None:
 
 MISTAKES: list[tuple[str, str, str]] = [
     ("[server]\nlisten\n", "not valid TOML", "line 2"),
-    ("[serve]\n", "[serve]", "no such table; known are server, store, routing, jwt"),
+    ("[serve]\n", "[serve]", "no such table; known are server, store, routing, cache, jwt"),
     ("listen = 1\n", "[listen]", "no such table"),
     ("server = 5\n", "[server]", "object"),
     ("[server]\nlistten = 1\n", "[server] listten", "no such setting; known are listen, workers"),
@@ -166,6 +166,11 @@ MISTAKES: list[tuple[str, str, str]] = [
     (LAB + 'capabilities = { inputs = ["smell"] }\n', "[providers.lab] capabilities.inputs", "smell"),
     (MODEL + "cache_from = 0\n", '[models."route/x"] cache_from', ">= 1"),
     ("[routing]\nattempts = 0\n", "[routing] attempts", ">= 1"),
+    ('[cache]\nmemory = "64MB"\n', "[cache] memory", "write 25MiB"),
+    ('[cache]\nanswer = "-1"\n', "[cache] answer", "write 25MiB"),
+    ("[plans.p]\ncache = { ttl = 0 }\n", "[plans.p] cache.ttl", ">= 1"),
+    ("[plans.p]\ncache = { ttl = 86401 }\n", "[plans.p] cache.ttl", "<= 86400"),
+    ("[plans.p]\ncache = { on = true }\n", "[plans.p] cache.on", "no such setting"),
     ("[routing]\ndeadline = 0\n", "[routing] deadline", "> 0"),
     (PROVIDER + "weights = [1, 2]\n", "[providers.deepseek] weights", "2 of them; there must be 1, one for each key"),
     (PROVIDER + "weights = [0]\n", "[providers.deepseek] weights", "more than 0"),

@@ -47,8 +47,8 @@ def canonical(fields: dict[str, msgspec.Raw]) -> bytes:
     """The same bytes for the same JSON, whatever the order of its fields, its spaces, and how its text is escaped.
 
     Of numbers, those are the same that are the same double, or the same whole number of any length; at the top level
-    `1.0` is `1`. What readers of JSON may take for different things (an object that has a name twice, half of a
-    surrogate pair, a number beyond all doubles) is the same only byte by byte.
+    `1.0` is `1`. What readers of JSON may take for different things (an object that has a name twice, a number beyond
+    all doubles) is the same only byte by byte.
     """
     body = encode_plain(fields)
     try:
