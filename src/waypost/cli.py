@@ -164,7 +164,7 @@ def explain(
     except Refusal as refusal:
         fail(f"{refusal.failure.code}: {refusal.message}")
     plan, chain = explained.plan, explained.found.route.chain
-    print(f"{model} is {chain.name}, {plan.strategy}, {explained.found.route.deadline:g} s for all attempts")
+    print(f"{model} is {explained.preset}{chain.name}, {plan.strategy}, {explained.found.route.deadline:g} s for all attempts")
     table = Table("", "provider", "key", "model", "of", "breaker", box=None, header_style="bold")
     for number, (candidate, name) in enumerate(zip(plan.candidates, plan.names, strict=True), 1):
         provider, key, upstream_model = candidate.lane

@@ -12,7 +12,7 @@ import msgspec
 
 from waypost.config import Config
 from waypost.errors import Refusal
-from waypost.formats.openai_chat import parse_request
+from waypost.formats.openai_chat import ChatRequest, decode_text, parse_request
 from waypost.http.pool import Names
 from waypost.http.timers import Deadlines
 from waypost.keeper.direct import administer, price_list
@@ -34,6 +34,7 @@ from waypost.policy.stickiness import Conversation
 from waypost.worker.link import KeeperUnavailable
 from waypost.worker.natives import Natives
 from waypost.worker.preflight import choose
+from waypost.worker.presets import Presets, expand
 from waypost.worker.prices import Prices
 from waypost.worker.resolve import Resolved, resolve
 from waypost.worker.upstreams import Snapshot
@@ -59,6 +60,18 @@ class Line:
             raise KeeperUnavailable(str(error)) from None
 
 
+class Store:
+    """What is kept of presets, asked as a worker asks over its link."""
+
+    def __init__(self, settings: Config, folder: pathlib.Path) -> None:
+        self._settings = settings
+        self._folder = folder
+
+    async def call(self, message: AnyMessage, timeout: float = 10.0) -> AnyMessage:
+        """The answer."""
+        return await administer(self._folder, self._settings, message)
+
+
 class Desk:
     """What `resolve` asks."""
 
@@ -71,9 +84,18 @@ class Desk:
 class Explained(msgspec.Struct, frozen=True):
     """A route as it stands: the name that was found, and the plan of a request that asks for nothing special."""
 
+    request: ChatRequest
     found: Resolved
     plan: Plan
     now: float
+
+    @property
+    def preset(self) -> str:
+        """The preset that was named, in the words before the model's; empty where none was."""
+        preset = self.request.preset
+        if preset is None:
+            return ""
+        return f"the preset {decode_text(preset.shown)}, version {preset.version}, for "
 
 
 async def explain(settings: Config, folder: pathlib.Path, model: str, key: str | None) -> Explained:
@@ -94,12 +116,28 @@ async def explain(settings: Config, folder: pathlib.Path, model: str, key: str |
             breaker.adopt(BreakerState(row.until, row.openings, row.is_open), now)
         async with price_list(folder) as ask:
             snapshot = Snapshot(settings, {}, deadlines, names, health)
+            request = await expand_for(settings, folder, snapshot, identity, request)
+            if request.preset is not None and key is None:
+                identity = anyone(settings, request.model)
             found = await resolve(Desk(Line(ask)), snapshot, identity, request)
         conversation = Conversation(identity.account, request.fields)
-        return Explained(found, choose(found, request, b"", conversation, now), now)
+        return Explained(request, found, choose(found, request, b"", conversation, now), now)
     finally:
         names.close()
         deadlines.close()
+
+
+async def expand_for(
+    settings: Config, folder: pathlib.Path, snapshot: Snapshot, identity: Identity, request: ChatRequest
+) -> ChatRequest:
+    """A request with what its preset adds. Raises Refusal as `expand` does."""
+    presets = Presets(Store(settings, folder), lambda: True, time.monotonic)
+    try:
+        return await expand(presets, snapshot, identity, request)
+    except Refusal as refusal:
+        if refusal.failure.code == "PRESET_NOT_FOUND" and not identity.account:
+            raise Refusal("PRESET_NOT_FOUND", "no public preset has this id; say whose it is with --as KEY") from None
+        raise
 
 
 def anyone(settings: Config, model: str) -> Identity:

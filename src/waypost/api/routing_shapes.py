@@ -58,9 +58,13 @@ class Verdict(Shape, frozen=True):
 
 
 class Preflight(Shape, frozen=True):
-    """`POST /v1/preflight`. `error` is what the request would end with because nobody fits it; `forced`: all rest."""
+    """`POST /v1/preflight`. `error` is what the request would end with because nobody fits it; `forced`: all rest.
+
+    `model` is what it asks for, `preset` the slug or id of the preset that it uses.
+    """
 
     model: str
+    preset: str | None
     resolved: str
     strategy: str
     sticky: bool

@@ -79,6 +79,11 @@ class ChatRequest(msgspec.Struct, frozen=True):
     steers: bool = False  # it says something about routing: `provider`, `models`, or names a preset in `preset`
     preset: UsedPreset | None = None
 
+    @property
+    def is_discreet(self) -> bool:
+        """Part of what is asked is not the caller's to read."""
+        return self.preset is not None and not self.preset.is_own
+
 
 def parse_request(body: bytes) -> ChatRequest:
     """A body → ChatRequest. Raises Refusal INVALID_REQUEST; `param` names the field."""

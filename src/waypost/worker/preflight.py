@@ -14,7 +14,7 @@ from waypost.api import routing_shapes as shapes
 from waypost.api.shapes import ErrorBody
 from waypost.dollars import render_dollars
 from waypost.errors import Refusal
-from waypost.formats.openai_chat import ChatRequest, parse_request
+from waypost.formats.openai_chat import ChatRequest, decode_text, parse_request
 from waypost.formats.usage import estimate_tokens
 from waypost.http.exchange import Exchange
 from waypost.messages import Identity
@@ -25,6 +25,7 @@ from waypost.policy.routing import refusal as nobody
 from waypost.policy.stickiness import Conversation
 from waypost.pricing import reserve
 from waypost.worker.books import Books
+from waypost.worker.presets import expand
 from waypost.worker.resolve import Resolved, needs, resolve
 from waypost.worker.upstreams import Upstream
 
@@ -36,7 +37,7 @@ GATEWAYS_OWN = ("provider", "models", "session_id", "usage")  # obeyed here, and
 
 async def preflight(worker: Worker, exchange: Exchange, identity: Identity) -> shapes.Preflight:
     """Raises Refusal as the request itself would, up to where its limits are looked at."""
-    request = parse_request(exchange.body)
+    request = await expand(worker.presets, worker.snapshot, identity, parse_request(exchange.body))
     found = await resolve(worker, worker.snapshot, identity, request)
     conversation = Conversation(identity.account, request.fields, exchange.head.get_all)
     chosen = choose(found, request, request.body, conversation, worker.clock())
@@ -100,6 +101,7 @@ def describe(
     verdict = nobody(chosen) if not chosen.candidates else None
     return shapes.Preflight(
         model=request.model,
+        preset=decode_text(request.preset.shown) if request.preset is not None else None,
         resolved=found.route.chain.name,
         strategy=chosen.strategy,
         sticky=chosen.sticky,

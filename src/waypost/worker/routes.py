@@ -49,7 +49,7 @@ class Route(msgspec.Struct, frozen=True):
         parameter = self.endpoint.parameter
         if not parameter:
             return path == prefix
-        if not path.startswith(prefix) or not path.endswith(suffix):
+        if not path.startswith(prefix) or not path[len(prefix) :].endswith(suffix):
             return False
         rest = path[len(prefix) :].removesuffix(suffix)
         return rest != b"" if parameter == "model" else SEGMENT(rest) is not None

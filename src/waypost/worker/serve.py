@@ -148,7 +148,7 @@ async def answer(
             if wait:
                 await pause(wait)
             now = clock()
-        raise ending_of(entry, trail, outcome, metadata)
+        raise ending_of(entry, trail, outcome, metadata, is_discreet=request.is_discreet)
     except BaseException:  # the caller may leave at any of the waits above
         trail.close()
         raise

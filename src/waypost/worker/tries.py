@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 UNABLE, NO_TOKEN = BY_NAME["unable"], BY_NAME["token"]
 
+KEPT_BACK = "The upstream refused or broke off; its words are kept back, since the preset is another account's."
+
 log = logging.getLogger("waypost.serve")
 
 
@@ -46,17 +48,31 @@ def failed(worker: Worker, entry: Entry, trail: Trail, ticket: Ticket, outcome: 
     )
 
 
-def ending_of(entry: Entry, trail: Trail, last: Outcome, metadata: Callable[[], msgspec.Raw] | None) -> Refusal:
-    """What the caller is told when there is nobody left to ask; `last` is how the last attempt failed."""
+def ending_of(
+    entry: Entry,
+    trail: Trail,
+    last: Outcome,
+    metadata: Callable[[], msgspec.Raw] | None,
+    *,
+    is_discreet: bool = False,
+) -> Refusal:
+    """What the caller is told when there is nobody left to ask; `last` is how the last attempt failed.
+
+    `is_discreet`: an upstream's words may quote a prompt that is not the caller's, and are kept back.
+    """
     if not trail.failures and trail.lacking:
         refusal = nobody_can(trail.lacking)
     elif last.committed:
-        refusal = Refusal(last.code, last.message)
+        refusal = Refusal(last.code, KEPT_BACK if is_discreet else last.message)
+    elif last.code in ("INVALID_REQUEST", "CONTEXT_LENGTH_EXCEEDED") and is_discreet:
+        refusal = Refusal(last.code, KEPT_BACK, status=last.status)
     elif last.code in ("INVALID_REQUEST", "CONTEXT_LENGTH_EXCEEDED"):
         refusal = Refusal(last.code, last.message, param=last.param, status=last.status)
     else:
         ending = trail.ending
-        said = dict.fromkeys(f"{failure.lane[0]}: {failure.message}" for failure in trail.failures)
+        said = dict.fromkeys(
+            f"{failure.lane[0]}: {failure.kind.name if is_discreet else failure.message}" for failure in trail.failures
+        )
         hint = math.ceil(ending.retry_after) if ending.retry_after is not None else None
         refusal = Refusal(ending.code, "; ".join(said), retry_after=hint)
     refusal.lines = b"x-attempts: %d\r\n" % entry.attempts

@@ -18,7 +18,7 @@ from waypost.messages import Identity
 from waypost.policy.chains import Candidate
 from waypost.policy.health import Health
 from waypost.pricing import Price
-from waypost.worker.dialect import Dialect, Speech, is_plain
+from waypost.worker.dialect import Complaint, Dialect, Speech, is_plain
 
 if TYPE_CHECKING:
     from waypost.worker.resolve import Resolved, Route
@@ -27,6 +27,7 @@ IDLE_SECONDS = 4.0  # below the 5 s after which common servers close an unused c
 REMEMBERED = 10_000  # answers to "does this plan include this model?"
 Admission = tuple[str, str, tuple[str, ...] | None, str]  # kind of key, its plan, its own patterns, and the model
 IMPROMPTU = 1000  # names kept that stand in no configuration: `provider/model`, native ids
+PLACED = frozenset(row.name for row in providers.PLACED)
 Links = list[tuple[str, str]]  # provider, and its own model id
 
 
@@ -105,10 +106,10 @@ def openai_path(speech: Speech, model: str, path: str) -> str:
     return f"/deployments/{deployment}{path}?api-version={urllib.parse.quote(speech.api_version)}"
 
 
-def read_error(upstream: Upstream, status: int, body: bytes) -> tuple[int, str, str, str | None]:
-    """A status that is not 200 → the one that OpenAI would have given, message, code and param."""
+def read_error(upstream: Upstream, status: int, head: bytes, body: bytes) -> Complaint:
+    """A status that is not 200, with its head in lower case."""
     dialect = upstream.dialect
-    return (status, *parse_error(body)) if dialect is None else dialect.read_error(status, body)
+    return Complaint(status, *parse_error(body)) if dialect is None else dialect.read_error(status, head, body)
 
 
 def render_head(url: urllib.parse.SplitResult, key_line: str, stream: bool) -> bytes:
@@ -134,15 +135,26 @@ def base_url(name: str, settings: config.Provider) -> str:
     return (url or provider_settings.default_base_url(name, settings)).rstrip("/")
 
 
-def listed_providers(settings: config.Config) -> tuple[str, ...]:
-    """The providers whose models the price list knows: they stand in it, and are at their own address."""
+def priced_providers(settings: config.Config) -> tuple[str, ...]:
+    """The providers whose prices the list knows: they stand in it, and are at their own address."""
     return tuple(
         name
         for name, provider in settings.providers.items()
-        if name in providers.BY_NAME
-        and providers.BY_NAME[name].listed is not None
-        and provider.base_url.rstrip("/") in ("", providers.BY_NAME[name].base_url)
+        if name in providers.BY_NAME and providers.BY_NAME[name].listed is not None and is_at_home(name, provider)
     )
+
+
+def listed_providers(settings: config.Config) -> tuple[str, ...]:
+    """Those of them where a model's own id is enough; where each customer has his own, the list's may be none."""
+    return tuple(name for name in priced_providers(settings) if name not in PLACED)
+
+
+def is_at_home(name: str, settings: config.Provider) -> bool:
+    """Is it the provider that it is called, and no other server that speaks like it?"""
+    url = settings.base_url.rstrip("/")
+    if name == "azure":  # every customer has an address of its own
+        return (urllib.parse.urlsplit(url).hostname or "").endswith(provider_settings.AZURE_HOSTS)
+    return url in ("", provider_settings.default_base_url(name, settings))
 
 
 class Snapshot:
@@ -172,6 +184,7 @@ class Snapshot:
             self._links[bare] = [split_link(link) for link in links]
         self._impromptu: dict[str, Links] = {}
         self.caching = any(plan.cache is not None and plan.cache.enabled for plan in settings.plans.values())
+        self.priced = priced_providers(settings)
         self.listed = listed_providers(settings)
         self._allowed: dict[tuple[str, str], bool] = {}
         self.routes: dict[str, Route] = {}
