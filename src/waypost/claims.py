@@ -38,7 +38,9 @@ class Claimed(Message, frozen=True):
 
 
 class Conflict(Message, frozen=True):
-    """The scope belongs to another body."""
+    """The scope belongs to another body. `is_open`: nothing is stored for that as yet."""
+
+    is_open: bool = False
 
 
 class InFlight(Message, frozen=True):

@@ -42,6 +42,7 @@ TABLE: tuple[Failure, ...] = (
     Failure("BODY_TOO_LARGE", 413, "invalid_request_error", "the body is larger than `server.max_body`"),
     Failure("URL_TOO_LONG", 414, "invalid_request_error", "the request line is longer than 8 KiB"),
     Failure("UNSUPPORTED_ENCODING", 415, "invalid_request_error", "the body's Content-Encoding is neither identity nor gzip"),
+    Failure("IDEMPOTENCY_KEY_REUSED", 422, "invalid_request_error", "the `Idempotency-Key` was sent with another body less than 24 hours ago", retry=False),
     Failure("HEADERS_TOO_LARGE", 431, "invalid_request_error", "the headers are more than 100 or larger than 16 KiB"),
     # What the plan and the key allow; the window that is full is in `X-RateLimit-*`
     Failure("MINUTE_REQUEST_LIMIT_EXCEEDED", 429, "rate_limit_error", "all requests of this minute are used", retry=True),

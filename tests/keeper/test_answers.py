@@ -28,7 +28,7 @@ from waypost.claims import (
     StoredAnswer,
 )
 from waypost.config import Secret, Store
-from waypost.keeper.answers import Answers
+from waypost.keeper.answers import ENDING_SECONDS, Answers
 from waypost.keeper.retention import EVERY_SECONDS, STEP, Retention
 from waypost.keeper.store import open_database
 from waypost.keeper.store.answers import ACCOUNT_LIMIT, ROOM_SECONDS, ROW, AnswerStore
@@ -118,10 +118,13 @@ def test_a_claim_a_conflict_an_answer(url: str) -> None:
             assert await ask(host, claim("s")) == Claimed()
             assert await ask(host, claim("s")) == Claimed(), "asking again changes nothing"
             assert await ask(host, claim("s", "r2")) == InFlight("r1")
-            assert await ask(host, claim("s", "r2", "other")) == Conflict()
+            refused = asyncio.ensure_future(ask(host, claim("s", "r2", "other")))
+            await until(lambda: host._waiting)
+            it.clock.now += ENDING_SECONDS
+            assert await refused == Conflict(is_open=True)
             assert await ask(host, FindAnswer(digest("s"))) is None
             assert await ask(host, store("s", b"bytes\x00")) == Kept(True)
-            stored = StoredAnswer("r1", int(it.clock.now * 1000), int(it.clock.now + DAY) * 1000, b"bytes\x00")
+            stored = StoredAnswer("r1", int(it.clock.now * 1000), int((it.clock.now + DAY) * 1000), b"bytes\x00")
             assert await ask(host, claim("s", "r2")) == stored
             assert await ask(host, claim("s", "r1")) == stored
             assert await ask(host, claim("s", "r2", "other")) == Conflict()
@@ -252,6 +255,19 @@ def test_waiting_has_an_end(url: str) -> None:
             await ask(host, claim("s"))
             assert await ask(host, claim("s", "r2", wait=0.2)) == InFlight("r1")
             assert not host._waiting
+
+    asyncio.run(run())
+
+
+def test_another_body_waits_for_a_claim_that_is_ending(url: str) -> None:
+    async def run() -> None:
+        async with bench(url) as it:
+            host = await it.host()
+            await ask(host, claim("s"))
+            other = asyncio.ensure_future(ask(host, claim("s", "r2", "other")))
+            await until(lambda: host._waiting)
+            assert await ask(host, ReleaseClaim(digest("s"), "r1")) == Kept(True)
+            assert await other == Claimed()
 
     asyncio.run(run())
 

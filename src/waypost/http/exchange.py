@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from waypost.errors import Refusal
 from waypost.http.head import Head
 from waypost.http.message import status_line
 
@@ -128,9 +129,17 @@ class Exchange:
         return self._connection is None
 
     @property
+    def is_blocked(self) -> bool:
+        """The client has yet to take what it was sent."""
+        return self._connection is not None and self._connection.blocked
+
+    @property
     def address(self) -> str:
         """The caller's network address; empty where there is none, or no caller any more."""
         return self._connection.address if self._connection is not None else ""
+
+    def broke(self, why: Refusal, *, is_killed: bool = False) -> None:
+        """What is said next is an error (or, for a stream that was killed, its end): of interest to those who share."""
 
     def cut(self) -> None:
         """The client is gone: forget the connection and tell whoever is answering."""

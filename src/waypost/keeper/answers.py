@@ -18,6 +18,7 @@ from waypost.claims import (
     AskAnswers,
     Claim,
     ClearAnswer,
+    Conflict,
     FindAnswer,
     InFlight,
     ReleaseClaim,
@@ -36,6 +37,9 @@ BATCH: Final = 64
 
 POLL_SECONDS: Final = 0.5
 """How soon it is noticed that another host's answer is there."""
+
+ENDING_SECONDS: Final = 0.25
+"""How long another body waits to be refused while nothing is stored: the request before it may have failed just now."""
 
 RETRY_SECONDS: Final = 1.0
 
@@ -93,13 +97,18 @@ class Answers:
             return Failed("UNAVAILABLE", f"answers cannot be looked for: {error}")
 
     async def _claim(self, peer: Framed, claim: Claim) -> AnyMessage:
-        ends = self._monotonic() + claim.wait
+        began = self._monotonic()
         while True:
             # Listened for before it is asked: an answer that comes in between is not missed.
             with self._listening(claim.scope) as news:
                 reply = await self._change(claim)
-                left = ends - self._monotonic()
-                if isinstance(reply, InFlight) and left > 0:
+                patience = 0.0
+                if isinstance(reply, InFlight):
+                    patience = claim.wait
+                elif isinstance(reply, Conflict) and reply.is_open:
+                    patience = ENDING_SECONDS
+                left = began + patience - self._monotonic()
+                if left > 0:
                     await asyncio.wait([news], timeout=min(POLL_SECONDS, left))
                     continue
             if reply is not None:

@@ -19,6 +19,7 @@ EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-c
 LONGEST_NAME = 100  # characters
 EXPOSED = (
     b"x-request-id, x-error-code, x-provider, x-attempts, x-dropped-params, retry-after, x-should-retry, "
+    b"idempotency-replayed, "
     b"x-waypost-cache-status, x-waypost-cache-age, x-waypost-cache-ttl, x-waypost-cache-source-id, "
     + b", ".join(
         b"x-ratelimit-%b-%b" % (what, window)
@@ -68,6 +69,7 @@ def cors_lines(origins: frozenset[bytes], exchange: Exchange) -> bytes:
 
 def refuse(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes) -> None:
     """End a request with an error: an HTTP error before the status line is decided, an error frame after it."""
+    exchange.broke(refusal)
     if exchange.started:
         exchange.end(render_error(refusal.message, refusal.failure.code, refusal.metadata))
         return
@@ -90,6 +92,7 @@ def refuse(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: byt
 
 def end_killed(worker: Worker, exchange: Exchange, request_id: bytes) -> None:
     """The caller's account has ended its streams: `data: [DONE]`, whatever had been said."""
+    exchange.broke(Refusal("UNAVAILABLE", "The account has ended its streams."), is_killed=True)
     if not exchange.started:
         exchange.start(200, b"%bx-request-id: %b\r\n%b" % (EVENTS, request_id, cors_lines(worker.origins, exchange)))
     exchange.end(DONE)

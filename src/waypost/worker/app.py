@@ -35,6 +35,7 @@ from waypost.worker.cache import Cache
 from waypost.worker.catalogue import Catalogue
 from waypost.worker.dialect import check_accounts
 from waypost.worker.forward import keeper_pool
+from waypost.worker.idempotency import Idempotency
 from waypost.worker.identity import Identities
 from waypost.worker.journal import Journal
 from waypost.worker.key_set import fetcher
@@ -93,6 +94,7 @@ class Worker:
         self.vault = Vault(self.clock)
         self.fetcher = Fetcher(self.deadlines, self.names)
         self.presets = Presets(self.link, lambda: self.link.connected, self.clock)
+        self.idempotency = Idempotency(self.link, self.journal.name, self.mint, self.deadlines)
         self.natives = Natives(self.link)
         self.prices = Prices(self.link)
         self.catalogue = Catalogue(self.link, self.natives)
@@ -175,6 +177,9 @@ class Worker:
             for walk in list(self.walks):
                 walk.cancel()
             await self.server.drain(DRAIN_MARGIN)
+        for walk in list(self.walks):  # answers that are made though their callers have left
+            walk.cancel()
+        await self.idempotency.close(DRAIN_MARGIN)
         ticking.cancel()
         self.catalogue.close()
         self.books.tick()

@@ -44,6 +44,7 @@ from waypost.records import Usage
 from waypost.worker.answers import success_headers
 from waypost.worker.books import Entry
 from waypost.worker.credentials import CredentialsUnavailable
+from waypost.worker.idempotency import once
 from waypost.worker.outcome import Outcome, Unanswered, outcome_of_status, quoted
 from waypost.worker.relay import BODY_LIMIT
 from waypost.worker.resolve import Resolved, resolve
@@ -117,6 +118,12 @@ async def create_embeddings(worker: Worker, exchange: Exchange) -> None:
         found = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
         if found is None or request.steers:
             found = await resolve(worker, snapshot, identity, request)
+        if exchange.head.has_wishes:
+            seconds = found.route.deadline
+            shared = await once(worker, exchange, identity.account_id, False, seconds, request_id)
+            if shared is None:
+                return
+            exchange = shared
         entry = worker.books.open(identity, request, exchange, found.upstreams, request_id)
         if not entry.admit():
             await entry.admit_slowly()

@@ -109,6 +109,11 @@ class Link:
         """Whether the keeper has welcomed us and the connection stands."""
         return self._peer is not None
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that the keeper has yet to read."""
+        return self._peer.unsent if self._peer is not None else 0
+
     async def wait_connected(self, timeout: float) -> None:
         """Return once connected; raises `KeeperUnavailable` after `timeout` seconds."""
         try:

@@ -22,6 +22,7 @@ from waypost.worker.asking import Asking
 from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
 from waypost.worker.caching import recalled, wish_of
+from waypost.worker.idempotency import once
 from waypost.worker.metadata import metadata_of, wants_metadata
 from waypost.worker.outcome import Unanswered
 from waypost.worker.presets import expand
@@ -60,6 +61,12 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
             found = await resolve(worker, snapshot, identity, request)
         # Of the response cache hardly anybody wants anything.
         wish = wish_of(snapshot, exchange, identity, request) if exchange.head.has_wishes or snapshot.caching else None
+        if exchange.head.has_wishes:
+            seconds = found.route.deadline
+            shared = await once(worker, exchange, identity.account_id, request.stream, seconds, request_id)
+            if shared is None:
+                return  # its answer was made before, or by another that has the same key
+            exchange = shared
         entry = worker.books.open(identity, request, exchange, found.upstreams, request_id)
         if not entry.admit():
             await entry.admit_slowly()

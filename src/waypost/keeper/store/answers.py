@@ -160,7 +160,7 @@ class AnswerStore:
             if row is None:  # dropped between the two statements, where a database serves several at once
                 continue
             if row.body != claim.body:
-                return Conflict()
+                return Conflict(is_open=not row.size)
             if row.size:
                 return None
             return Claimed() if row.request == claim.request else InFlight(row.request)

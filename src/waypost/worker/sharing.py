@@ -1,0 +1,325 @@
+"""One answer for several requests: the exchange of the one that makes it, and those that listen to what it says.
+
+A `LeadingExchange` stands in the place of its request's own from the admission on, so whatever makes the answer (any
+upstream, any format, a cache) need not know that others hear it. It outlives its caller: who asks for an answer to be
+made once wants it made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from waypost.errors import Refusal
+from waypost.http.exchange import Exchange, Flow
+from waypost.worker.attempt import WAITING
+from waypost.worker.relay import DONE
+from waypost.worker.walk import Signal
+
+STREAM_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes of a stream that are written down; a longer one goes on untouched, and only its first caller has it."""
+
+AT_ONCE: Final = 64 * 1024
+"""Bytes that a listener is sent between two looks at whether it still takes them."""
+
+CORS = b"access-control-allow-origin:"  # the first of the lines that are one browser's
+
+TOO_LARGE = "The answer that this request shares with another grew too large to be shared; send it again."
+
+
+class Flight:
+    """An answer that is being made, or has been: what was said so far, and who listens.
+
+    `headers` are the lines of its head, without those that are one caller's own. `why`: the error it ended with.
+    `is_shared`: an upstream had been asked by then, so that the error is everyone's.
+    """
+
+    def __init__(
+        self, stream: bool, headers: bytes = b"", on_over: Callable[[Flight], None] = lambda flight: None
+    ) -> None:
+        """`on_over` is called when nothing more is to come, ahead of those who listen."""
+        self.stream = stream
+        self.headers = headers
+        self._on_over = on_over
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.is_whole = False
+        self.is_dropped = False  # too large to be kept
+        self.is_killed = False
+        self.is_shared = False
+        self.why: Refusal | None = None
+        self._listeners: list[Listener] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is to come."""
+        return self.is_whole or self.why is not None
+
+    def add(self, piece: bytes) -> None:
+        """Part of the answer."""
+        self.pieces.append(piece)
+        self.size += len(piece)
+        for listener in list(self._listeners):
+            listener.advance()
+
+    def comment(self) -> None:
+        """Nothing has been said for a while."""
+        for listener in list(self._listeners):
+            listener.comment()
+
+    def finish(self) -> None:
+        """All of it has been said."""
+        self.is_whole = True
+        self._on_over(self)
+        for listener in list(self._listeners):
+            listener.advance()
+
+    def fail(self, why: Refusal, *, is_shared: bool, is_killed: bool = False) -> None:
+        """There is no (more) answer."""
+        if self.is_over:
+            return
+        self.why, self.is_shared, self.is_killed = why, is_shared, is_killed
+        self._on_over(self)
+        for listener in list(self._listeners):
+            listener.advance()
+
+    def drop(self) -> None:
+        """Keep nothing of it any more."""
+        self.is_dropped = True
+        self.fail(Refusal("UNAVAILABLE", TOO_LARGE), is_shared=True)
+        self.pieces = []
+
+    def join(self, listener: Listener) -> None:
+        """From now on it hears of everything."""
+        self._listeners.append(listener)
+
+    def leave(self, listener: Listener) -> None:
+        """It hears of nothing any more."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+
+class LeadingExchange(Exchange):
+    """The exchange of the request that makes the answer of `flight`: what it says goes to its own caller and into that.
+
+    A caller that reads slowly is written to all the same, up to `STREAM_LIMIT`: it may well be one that has given up,
+    and whose second try listens.
+    """
+
+    def __init__(self, exchange: Exchange, flight: Flight, headers: bytes) -> None:
+        """`headers`: those that the exchange was started with, if it was."""
+        self._own = exchange
+        self._flight = flight
+        self._is_started = False
+        self._was_asked = False
+        self._is_over = False
+        self._from: Flow | None = None
+        self.head = exchange.head
+        self.method = exchange.method
+        self.path = exchange.path
+        self.body = exchange.body
+        self.arrived = exchange.arrived
+        self.keep_alive = exchange.keep_alive
+        self.on_gone = exchange.on_gone
+        exchange.on_gone = self._left
+        flight.headers = headers
+
+    # What makes the answer
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        """The answer's status line is decided."""
+        return self._is_started or self._own.started
+
+    @property
+    def flow(self) -> Flow | None:
+        """Where the bytes come from: nobody slows it down while all that it sends is written down anyway."""
+        return self._from
+
+    @flow.setter
+    def flow(self, flow: Flow | None) -> None:
+        self._from = flow
+        self._was_asked = self._was_asked or flow is not None
+        if self._flight.is_dropped and not self._own.is_gone:
+            self._own.flow = flow
+
+    def respond(self, status: int, headers: bytes, body: bytes) -> None:
+        """The whole answer: of status 200, or an error that `broke` has told of."""
+        if self._is_over or self.started:
+            return
+        self._is_started = True
+        self._own.respond(status, headers, body)
+        if status == 200:
+            self._flight.headers = shared_lines(headers)
+            self._flight.add(body)
+        self._finish()
+
+    def start(self, status: int, headers: bytes) -> None:
+        """Decide status and headers of a streamed answer."""
+        if self.started:
+            return
+        self._is_started = True
+        self._flight.headers = shared_lines(headers)
+        self._own.start(status, headers)
+
+    def write(self, data: bytes) -> None:
+        """Part of a streamed answer, or a comment."""
+        self._own.write(data)
+        flight = self._flight
+        if data is WAITING:
+            flight.comment()
+        elif not flight.is_over:
+            flight.add(data)
+            if flight.size > STREAM_LIMIT:
+                self._drop()
+
+    def end(self, data: bytes = b"") -> None:
+        """The last part of a streamed answer, or the error that it breaks off with."""
+        if self._is_over:
+            return
+        self._own.end(data)
+        if data and not self._flight.is_over:
+            self._flight.add(data)
+        self._finish()
+
+    def end_in_parts(self, parts: Sequence[bytes]) -> None:
+        """All that is left of a streamed answer."""
+        for part in parts[:-1]:
+            self.write(part)
+        self.end(parts[-1] if parts else b"")
+
+    def broke(self, why: Refusal, *, is_killed: bool = False) -> None:
+        """What is said next is an error."""
+        is_shared = self._was_asked or why.failure.chain or is_killed
+        self._flight.fail(why, is_shared=is_shared, is_killed=is_killed)
+
+    def _finish(self) -> None:
+        self._is_over = True
+        self.on_gone = self._from = None
+        if not self._flight.is_over:
+            self._flight.finish()
+
+    # What becomes of its caller
+
+    @property
+    def is_gone(self) -> bool:
+        """Nobody hears what is still to be said, now or later."""
+        return self._is_over or (self._flight.is_dropped and self._own.is_gone)
+
+    @property
+    def is_blocked(self) -> bool:
+        """The caller has yet to take what it was sent."""
+        return self._own.is_blocked
+
+    @property
+    def address(self) -> str:
+        """The caller's network address."""
+        return self._own.address
+
+    def cut(self) -> None:
+        """The client is gone."""
+        self._own.cut()
+
+    def _left(self) -> None:
+        """The caller hung up: the answer is still wanted, unless it cannot be kept."""
+        if self._flight.is_dropped and self.on_gone is not None:
+            self.on_gone()
+
+    def _drop(self) -> None:
+        """Too large: from here on it is an exchange like any other."""
+        self._flight.drop()
+        if self._own.is_gone:
+            if self.on_gone is not None:
+                self.on_gone()
+            return
+        self._own.flow = self._from
+        if self._own.is_blocked and self._from is not None:
+            self._from.pause_reading()
+
+
+class Listener:
+    """A request that is given the answer of a flight, at the pace at which its caller reads."""
+
+    def __init__(self, flight: Flight, exchange: Exchange, lines: bytes, early: bytes) -> None:
+        """`lines` go behind the flight's own; `early` is the head of a stream that is ended before it has any."""
+        self._flight = flight
+        self._exchange = exchange
+        self._lines = lines
+        self._early = early
+        self._position = 0
+        self._is_paused = False
+        self._over: Signal[None] = Signal()
+
+    async def listen(self) -> bool:
+        """True: the caller has all of it. False: it failed before it began, and whoever wants it may try.
+
+        Raises Refusal with the flight's own error.
+        """
+        flight, exchange = self._flight, self._exchange
+        flight.join(self)
+        exchange.flow = self
+        try:
+            self.advance()
+            await self._over
+        finally:
+            flight.leave(self)
+            exchange.flow = None
+        if flight.why is None:
+            return True
+        if flight.is_killed:  # their account has ended its streams, and this is one of them
+            exchange.start(200, (flight.headers or self._early) + self._lines)
+            exchange.end(DONE)
+            return True
+        if self._position == 0 and not flight.is_shared:
+            return False
+        why = Refusal(flight.why.failure.code, flight.why.message, param=flight.why.param, status=flight.why.status)
+        why.retry_after, why.lines, why.metadata = flight.why.retry_after, flight.why.lines, flight.why.metadata
+        raise why
+
+    def advance(self) -> None:
+        """Say what has not been said yet, as far as the caller takes it."""
+        flight, exchange = self._flight, self._exchange
+        if self._over.is_set:
+            return
+        if not flight.stream:
+            if flight.is_whole:
+                exchange.respond(200, flight.headers + self._lines, flight.pieces[0])
+            if flight.is_over:
+                self._over.set(None)
+            return
+        while not self._is_paused and self._position < len(flight.pieces):
+            exchange.start(200, flight.headers + self._lines)
+            exchange.write(self._next())
+        if self._position >= len(flight.pieces) and flight.is_over:
+            if flight.is_whole:
+                exchange.start(200, flight.headers + self._lines)
+                exchange.end()
+            self._over.set(None)
+
+    def _next(self) -> bytes:
+        pieces, first = self._flight.pieces, self._position
+        size = 0
+        while self._position < len(pieces) and (size == 0 or size + len(pieces[self._position]) <= AT_ONCE):
+            size += len(pieces[self._position])
+            self._position += 1
+        return b"".join(pieces[first : self._position])
+
+    def comment(self) -> None:
+        """Nothing has been said for a while."""
+        if self._flight.stream and not self._is_paused and not self._over.is_set:
+            self._exchange.start(200, self._flight.headers + self._lines)
+            self._exchange.write(WAITING)
+
+    def pause_reading(self) -> None:
+        """The caller is slower than the answer."""
+        self._is_paused = True
+
+    def resume_reading(self) -> None:
+        """It caught up."""
+        self._is_paused = False
+        self.advance()
+
+
+def shared_lines(headers: bytes) -> bytes:
+    """A good answer's head lines without those that are one browser's."""
+    return headers.partition(CORS)[0]
