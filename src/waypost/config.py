@@ -156,6 +156,7 @@ class Model(Table, frozen=True):
     models: tuple[str, ...] = ()  # other configured models that take over, in order, after the whole chain
     larger: bool = False  # a prompt that is too long goes on to a model of `models` with a larger context
     strict_tool_pinning: bool = False  # results of tool calls go to the first upstream alone, once
+    history: Literal["off", "fit"] | Positive = "off"  # fit: a long conversation loses its oldest turns; how many stay
     deadline: Seconds | None = None  # instead of `routing.deadline`
     price: Price | None = None
     prices: dict[str, Price] = {}  # of single links, by their names, instead of `price`

@@ -61,6 +61,14 @@ class UsedPreset(msgspec.Struct, frozen=True):
     cache: tuple[bool, int] | None = None
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """`messages` of the `of` that the request came with are not sent on; `fields` are those it came with."""
+
+    messages: int
+    of: int
+    fields: Fields
+
+
 class ChatRequest(msgspec.Struct, frozen=True):
     """A request as far as the gateway reads it. `fields` are the caller's own bytes, by top-level name.
 
@@ -78,6 +86,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     choices: int = 1  # `n`
     steers: bool = False  # it says something about routing: `provider`, `models`, or names a preset in `preset`
     preset: UsedPreset | None = None
+    left_out: LeftOut | None = None
 
     @property
     def is_discreet(self) -> bool:

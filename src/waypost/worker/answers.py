@@ -19,6 +19,7 @@ EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-c
 LONGEST_NAME = 100  # characters
 EXPOSED = (
     b"x-request-id, x-error-code, x-provider, x-attempts, x-dropped-params, retry-after, x-should-retry, "
+    b"x-waypost-history, "
     b"idempotency-replayed, "
     b"x-waypost-cache-status, x-waypost-cache-age, x-waypost-cache-ttl, x-waypost-cache-source-id, "
     + b", ".join(
@@ -43,7 +44,21 @@ def success_headers(
     lines = b"%bx-request-id: %b\r\n%b" % (EVENTS if request.stream else JSON, request_id, provider)
     if request.ignored or dropped:
         lines += dropped_line(request.ignored + dropped)
+    if request.left_out is not None:
+        lines += history_line(request)
     return lines + cors_lines(worker.origins, exchange) if worker.origins else lines
+
+
+def history_line(request: ChatRequest) -> bytes:
+    """The header that says what was left out of a conversation; nothing where nothing was."""
+    left_out = request.left_out
+    return b"x-waypost-history: dropped %d of %d messages\r\n" % (left_out.messages, left_out.of) if left_out else b""
+
+
+def with_history(refusal: Refusal, request: ChatRequest) -> Refusal:
+    """An error that says the same."""
+    refusal.lines += history_line(request)
+    return refusal
 
 
 def dropped_line(names: tuple[str, ...]) -> bytes:

@@ -17,7 +17,7 @@ from waypost.http.exchange import Exchange, Outlet
 from waypost.http.head import Head
 from waypost.messages import Identity
 from waypost.policy.cache_key import Asker, cache_key
-from waypost.worker.answers import EVENTS, JSON, cors_lines, dropped_line
+from waypost.worker.answers import EVENTS, JSON, cors_lines, dropped_line, history_line
 from waypost.worker.books import Entry
 from waypost.worker.cache import Flight, Kept
 from waypost.worker.recorder import Follower, Recorder
@@ -217,4 +217,5 @@ def hit_headers(
     )
     if request.ignored:
         lines += dropped_line(request.ignored)
+    lines += history_line(request)
     return lines + cors_lines(worker.origins, exchange) if worker.origins else lines

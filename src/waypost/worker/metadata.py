@@ -47,7 +47,7 @@ def render_metadata(request: ChatRequest, plan: Plan, trail: Trail, now: float) 
         resolved = f"{provider}/{model}"
         attempts.append({"provider": provider, "model": model, "status": 200, "ms": round((now - ticket.began) * 1000)})
     preset = request.preset
-    told = {
+    told: dict[str, Any] = {
         "requested": request.model if preset is None else preset.written,
         **({"preset": {"id": preset.id, "version": preset.version}} if preset is not None else {}),
         "resolved": resolved,
@@ -55,4 +55,6 @@ def render_metadata(request: ChatRequest, plan: Plan, trail: Trail, now: float) 
         "sticky": plan.sticky,
         "attempts": attempts,
     }
+    if request.left_out is not None:
+        told["history"] = {"dropped": request.left_out.messages, "messages": request.left_out.of}
     return msgspec.Raw(msgspec.json.encode(told))

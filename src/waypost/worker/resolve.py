@@ -14,6 +14,7 @@ from waypost.formats.openai_chat import ChatRequest
 from waypost.formats.usage import estimate_tokens
 from waypost.messages import Identity
 from waypost.policy.chains import Chain, Target, expand
+from waypost.policy.history import MESSAGES
 from waypost.policy.preferences import NONE, parse_models, parse_provider, readings, with_suffixes
 from waypost.policy.routing import ANYTHING, Asked
 from waypost.pricing import Price, configured_price
@@ -41,11 +42,15 @@ LinkPrices = dict[tuple[str, str], Price | None]
 
 
 class Route(msgspec.Struct, frozen=True, eq=False):
-    """A name, compiled: its chain, all that may be tried for it (fallbacks too), seconds for all attempts together."""
+    """A name, compiled: its chain, all that may be tried for it (fallbacks too), seconds for all attempts together.
+
+    `history`: messages besides instructions that a conversation keeps at most, 0 where it is not cut.
+    """
 
     chain: Chain
     upstreams: tuple[Upstream, ...]
     deadline: float
+    history: int = 0
 
 
 class Resolved(msgspec.Struct, frozen=True, eq=False):
@@ -134,7 +139,13 @@ def make_route(snapshot: Snapshot, name: str, prices: LinkPrices) -> Route:
     candidates = [each for one in (chain, *fallbacks) for keys in one.targets for each in keys]
     deadline = settings.deadline if settings is not None else None
     upstreams = tuple(candidate.upstream for candidate in candidates)
-    return Route(chain, upstreams, deadline or snapshot.settings.routing.deadline)
+    return Route(chain, upstreams, deadline or snapshot.settings.routing.deadline, history_of(settings))
+
+
+def history_of(model: config.Model | None) -> int:
+    """Messages besides instructions that its conversations keep at most; 0: they are not cut."""
+    history = model.history if model is not None else "off"
+    return history if isinstance(history, int) else MESSAGES if history == "fit" else 0
 
 
 def make_chain(snapshot: Snapshot, name: str, prices: LinkPrices, fallbacks: Sequence[Chain] = ()) -> Chain:

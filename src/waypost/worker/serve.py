@@ -17,12 +17,13 @@ from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
 from waypost.policy.stickiness import Conversation
 from waypost.policy.trail import NOWHERE, Trail
-from waypost.worker.answers import end_killed, refuse, success_headers
+from waypost.worker.answers import end_killed, refuse, success_headers, with_history
 from waypost.worker.asking import Asking
 from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
 from waypost.worker.caching import recalled, wish_of
 from waypost.worker.idempotency import once
+from waypost.worker.history import fitted
 from waypost.worker.metadata import metadata_of, wants_metadata
 from waypost.worker.outcome import Unanswered
 from waypost.worker.presets import expand
@@ -59,6 +60,8 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         if found is None or request.steers:
             request = await expand(worker.presets, snapshot, identity, request)
             found = await resolve(worker, snapshot, identity, request)
+        if found.route.history or exchange.head.has_wishes or request.ignored:
+            request = fitted(exchange.head, request, found.route)
         # Of the response cache hardly anybody wants anything.
         wish = wish_of(snapshot, exchange, identity, request) if exchange.head.has_wishes or snapshot.caching else None
         if exchange.head.has_wishes:
@@ -155,7 +158,7 @@ async def answer(
             if wait:
                 await pause(wait)
             now = clock()
-        raise ending_of(entry, trail, outcome, metadata, is_discreet=request.is_discreet)
+        raise with_history(ending_of(entry, trail, outcome, metadata, is_discreet=request.is_discreet), request)
     except BaseException:  # the caller may leave at any of the waits above
         trail.close()
         raise
@@ -165,9 +168,11 @@ def route(
     worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved, now: float
 ) -> tuple[Plan, Trail]:
     """Whom to ask, and the accounts of doing so. Raises Refusal where nobody fits."""
-    chain, asked, fields = found.route.chain, found.asked, request.fields
+    chain, asked = found.route.chain, found.asked
     if chain.picky or request.steers:
-        asked = needs(chain, asked, request.body, fields["messages"])
+        asked = needs(chain, asked, request.body, request.fields["messages"])
+    # A conversation is known by how it opened, however much of it is left.
+    fields = request.fields if request.left_out is None else request.left_out.fields
     conversation = Conversation(entry.identity.account, fields, exchange.head.get_all)
     chosen = plan(chain, asked, conversation, now, worker.dice)
     if not chosen.candidates:
