@@ -1,4 +1,4 @@
-"""The command line: `waypost serve · sim · keys · accounts · ledger · models · explain`; each imports what it needs."""
+"""The command line, `waypost serve · sim · keys · accounts · presets · ledger · models · explain`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,28 @@ import os
 import pathlib
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 from cyclopts import Parameter
 
 from waypost import __version__
+from waypost.console import (
+    ConfigOption,
+    DataOption,
+    ask,
+    day,
+    fail,
+    find_config,
+    find_data,
+    load_config,
+    read_config,
+    read_to_serve,
+    show,
+    simulator_socket,
+)
 from waypost.key_options import KeyOptions, describe_amount, describe_limits
+from waypost.preset_commands import presets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +35,7 @@ if TYPE_CHECKING:
     from waypost.config import Config, Price
     from waypost.keys import KeyKind
     from waypost.listing import NativeRecord
-    from waypost.messages import AnyMessage, KeyTerms
+    from waypost.messages import KeyTerms
     from waypost.worker.catalogue import Facts
 
 app = cyclopts.App(
@@ -32,12 +47,9 @@ app.command(keys)
 ledger = cyclopts.App("ledger", help="The books.")
 app.command(accounts)
 app.command(ledger)
+app.command(presets)
 
 Path = pathlib.Path
-ConfigOption = Annotated[
-    Path | None, Parameter(name="--config", help="The configuration; default: waypost.toml in this folder, if there.")
-]
-DataOption = Annotated[Path | None, Parameter(name="--data", help="The data folder; default: ~/.local/share/waypost.")]
 
 
 @app.command
@@ -163,8 +175,8 @@ def explain(
         explained = asyncio.run(explain_route(settings, folder, model, as_))
     except Refusal as refusal:
         fail(f"{refusal.failure.code}: {refusal.message}")
-    plan, chain = explained.plan, explained.found.route.chain
-    print(f"{model} is {explained.preset}{chain.name}, {plan.strategy}, {explained.found.route.deadline:g} s for all attempts")
+    plan, chain, seconds = explained.plan, explained.found.route.chain, explained.found.route.deadline
+    print(f"{model} is {explained.preset}{chain.name}, {plan.strategy}, {seconds:g} s for all attempts")
     table = Table("", "provider", "key", "model", "of", "breaker", box=None, header_style="bold")
     for number, (candidate, name) in enumerate(zip(plan.candidates, plan.names, strict=True), 1):
         provider, key, upstream_model = candidate.lane
@@ -380,100 +392,12 @@ def verify_ledger(*, config: ConfigOption = None, data: DataOption = None) -> No
         raise SystemExit(1)
 
 
-# What the commands share
-
-
 def terms_of(options: KeyOptions | None) -> KeyTerms:
     """A key's limits, or the end of the command with what is wrong with one."""
     try:
         return (options or KeyOptions()).terms(time.time())
     except ValueError as error:
         fail(str(error))
-
-
-def ask(message: AnyMessage, config: Path | None, data: Path | None) -> AnyMessage:
-    """Through the keeper, or the database itself where none runs; a failure ends the command."""
-    import asyncio
-
-    from waypost.keeper.direct import administer
-    from waypost.messages import Failed
-
-    folder = find_data(data)
-    settings = load_config(find_config(config), folder)
-    reply = asyncio.run(administer(folder, settings, message))
-    if isinstance(reply, Failed):
-        fail(reply.message)
-    return reply
-
-
-def find_config(option: Path | None) -> Path | None:
-    """The configuration file, if there is one."""
-    if option is not None:
-        return option.absolute()
-    here = Path("waypost.toml")
-    return here.absolute() if here.exists() else None
-
-
-def find_data(option: Path | None) -> Path:
-    """The data folder."""
-    if option is not None:
-        return option.absolute()
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share", "waypost")
-
-
-def simulator_socket(folder: Path) -> Path:
-    """Where the simulator behind `route/demo` listens."""
-    return folder / "simulator.sock"
-
-
-def read_config(path: Path | None, folder: Path) -> Config:
-    """The configuration as it is now. Raises ConfigError."""
-    from waypost import config
-
-    if path is not None:
-        return config.load(path)
-    return config.default(os.environ, str(simulator_socket(folder)))
-
-
-def read_to_serve(path: Path | None, folder: Path) -> Config:
-    """The same, with what it leans on tried: certificates, proxies. Raises ConfigError."""
-    from waypost.config import ConfigError
-    from waypost.worker.app import check
-
-    settings = read_config(path, folder)
-    try:
-        check(settings)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}" if path is not None else str(error)) from None
-    return settings
-
-
-def load_config(path: Path | None, folder: Path) -> Config:
-    """The configuration, or the end of the command with its error."""
-    from waypost.config import ConfigError
-
-    try:
-        return read_config(path, folder)
-    except ConfigError as error:
-        fail(str(error))
-
-
-def day(seconds: float) -> str:
-    """A UTC instant as people write it."""
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
-
-
-def show(table: object) -> None:
-    """A table on standard output; piped to a program it keeps its full width."""
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 240, highlight=False).print(table)
-
-
-def fail(message: str) -> NoReturn:
-    """Say what is wrong on standard error and end with exit code 2."""
-    print(f"waypost: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def main() -> None:

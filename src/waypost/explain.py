@@ -136,7 +136,10 @@ async def expand_for(
         return await expand(presets, snapshot, identity, request)
     except Refusal as refusal:
         if refusal.failure.code == "PRESET_NOT_FOUND" and not identity.account:
-            raise Refusal("PRESET_NOT_FOUND", "no public preset has this id; say whose it is with --as KEY") from None
+            raise Refusal(
+                "PRESET_NOT_FOUND",
+                "no public preset has this id, and slugs are their owners' own: say whose with --as KEY",
+            ) from None
         raise
 
 

@@ -91,8 +91,8 @@ class Presets:
         async with self._database.writing() as connection:
             account = await _owner(connection, message.owner)
             if await _find_own(connection, account.id, message.slug) is not None:
-                fix = "choose another, or change that one (PATCH /v1/presets/{slug})"
-                raise Refused("INVALID_REQUEST", f"slug: {message.slug!r} is a preset of yours already; {fix}")
+                fix = "choose another, or change that one"
+                raise Refused("INVALID_REQUEST", f"slug: the account has a preset {message.slug!r} already; {fix}")
             return await self._insert(connection, account, message.slug, message.name, message.visibility, body)
 
     async def _save(self, message: SavePreset) -> Outcome:
@@ -126,7 +126,7 @@ class Presets:
             row = await _own(connection, account.id, message.preset)
             other = await _find_own(connection, account.id, message.slug) if message.slug is not None else None
             if other is not None and other.id != row.id:
-                raise Refused("INVALID_REQUEST", f"slug: {message.slug!r} is another preset of yours")
+                raise Refused("INVALID_REQUEST", f"slug: {message.slug!r} is another of the account's presets")
             if message.version is not None:
                 if await _read_body(connection, row.id, message.version) is None:
                     raise Refused(
