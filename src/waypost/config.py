@@ -6,7 +6,6 @@ import os
 import pathlib
 import re
 import tomllib
-import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from waypost import provider_settings, providers
+from waypost.addresses import is_base_url, is_jwks, is_store
 from waypost.capabilities import Capabilities
 from waypost.secret import Pem, Secret, read_pem, read_secret
 
@@ -186,6 +186,7 @@ class Plan(Table, frozen=True):
     models: tuple[str, ...] = ("*",)
     requests: dict[Window, Count] = {}
     tokens: dict[Window, Count] = {}
+    free: dict[Window, Count] = {}  # of requests to `:free` variants, instead of `requests`; empty: they count there
     spend: dict[Literal["day", "month", "total"], Dollars] = {}
     streams: Count | None = None
     timezone: str = "UTC"
@@ -341,9 +342,11 @@ def check_server(config: Config) -> None:
 
 def check_store(store: Store) -> None:
     """What types cannot say about `[store]`. Its addresses may hold passwords, so no error prints one."""
-    if store.database.reveal() != "sqlite" and not is_address(store.database, ("postgresql",)):
+    if store.database.reveal() != "sqlite" and not is_store(store.database.reveal(), ("postgresql",)):
         raise ConfigError("[store] database: write sqlite or postgresql://USER:PASSWORD@HOST:PORT/NAME")
-    if store.limits.reveal() != "database" and not is_address(store.limits, ("valkey", "valkeys", "redis", "rediss")):
+    if store.limits.reveal() != "database" and not is_store(
+        store.limits.reveal(), ("valkey", "valkeys", "redis", "rediss")
+    ):
         raise ConfigError("[store] limits: write database or valkey://[:PASSWORD@]HOST:PORT/NUMBER")
     try:
         enough = parse_size(store.journal_max) >= JOURNAL_LEAST
@@ -360,16 +363,6 @@ def check_cache(cache: Cache) -> None:
             parse_size(getattr(cache, key))
         except ValueError as error:
             raise ConfigError(f"[cache] {key}: {error}") from None
-
-
-def is_address(secret: Secret, schemes: tuple[str, ...]) -> bool:
-    """`scheme://[user[:password]@][host][:port]/…`: is it one of these schemes, with a port that is one?"""
-    scheme, separator, _ = secret.reveal().partition("://")
-    try:
-        parts = urllib.parse.urlsplit(secret.reveal())
-        return bool(separator) and scheme in schemes and parts.port != 0 and bool(parts.netloc or parts.query)
-    except ValueError:
-        return False
 
 
 def check_provider(name: str, provider: Provider) -> None:
@@ -397,17 +390,6 @@ def check_weights(where: str, weights: tuple[float, ...], count: int, what: str)
         raise ConfigError(f"{where}: {len(weights)} of them; there must be {count}, one for each {what}")
     if weights and not any(weights):
         raise ConfigError(f"{where}: at least one must be more than 0")
-
-
-def is_base_url(text: str) -> bool:
-    """`http(s)://host[:port][/path]` in printable ASCII, without a user, a query or a fragment."""
-    if not re.fullmatch(r"https?://[!-~]+", text) or re.search(r"[?#@\\]", text):
-        return False
-    try:
-        url = urllib.parse.urlsplit(text)
-        return bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
 
 
 def check_model(name: str, model: Model, config: Config) -> None:
@@ -459,19 +441,6 @@ def check_jwt(jwt: Jwt, config: Config) -> None:
         raise ConfigError(
             "[jwt] plan_claim: missing; without it a new account's plan is not known, as there are several"
         )
-
-
-def is_jwks(text: str) -> bool:
-    """`https://host[:port]/path`, or `http://` where nothing leaves this machine."""
-    if not re.fullmatch(r"https?://[!-~]+", text) or re.search(r"[#@\\]", text):
-        return False
-    try:
-        url = urllib.parse.urlsplit(text)
-        if not url.hostname or url.port == 0:
-            return False
-    except ValueError:
-        return False
-    return url.scheme == "https" or re.fullmatch(r"localhost|127(\.[0-9]{1,3}){3}|::1", url.hostname) is not None
 
 
 def check_plan(name: str, plan: Plan) -> None:

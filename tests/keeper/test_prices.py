@@ -89,6 +89,15 @@ def test_a_full_id_goes_before_the_likeness_of_others(prices):
 
 
 # What is known
+def test_a_suffix_is_nothing_that_an_id_begins_with(prices):
+    # DeepSeek's and Anthropic's rules take whatever begins like one of their ids.
+    everyone = ("anthropic", "deepseek", "gemini", "openrouter")
+    for suffixed in ("deepseek-chat:floor", "claude-sonnet-4-5:thinking", "claude-sonnet-4-5:thinking:high"):
+        assert served(prices, suffixed, *everyone) == []
+        assert served(prices, suffixed.partition(":")[0], *everyone) != []
+    assert served(prices, "deepseek/deepseek-r1:free") == [("openrouter", "deepseek/deepseek-r1:free")]
+
+
 
 
 def test_the_facts_of_a_model(prices):

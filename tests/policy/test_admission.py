@@ -43,6 +43,20 @@ def test_the_accounts_meters_come_from_its_plan() -> None:
     }
 
 
+def test_free_variants_move_meters_of_their_own_where_the_plan_has_them() -> None:
+    plan = Plan(requests={"day": 10}, free={"minute": 20, "day": 50}, streams=5)
+    key = identity(daily_limit=7)
+    assert {meter.name: meter.limit for meter in meters_of(key, plan, NOON, free=True)} == {
+        "f17:requests:minute:2026-11-23T12:00+00:00": 20,
+        "f17:requests:day:2026-11-23": 50,
+        "a17:streams:total": 5,
+        "k3:requests:day:2026-11-23": 7,
+    }
+    assert names(plan) == {"a17:requests:day:2026-11-23": 10, "a17:streams:total": 5}
+    shared = Plan(requests={"day": 10})
+    assert meters_of(identity(), shared, NOON, free=True) == meters_of(identity(), shared, NOON)
+
+
 def test_a_keys_own_limits_and_balances_stand_beside_them() -> None:
     found = names(
         Plan(requests={"day": 10}),

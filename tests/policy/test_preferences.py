@@ -14,6 +14,7 @@ from waypost.policy.preferences import (
     NONE,
     SUFFIXES,
     Preferences,
+    effort_of,
     parse_models,
     parse_provider,
     readings,
@@ -140,6 +141,14 @@ MODELS = {"route/a", "llama3:8b", "llama3:free", "odd:nitro:free"}
         ("odd:nitro", ("odd:nitro", ())),
         ("route/a:fast", ("route/a:fast", ())),
         ("route/a:fast:free", ("route/a:fast:free", ())),
+        ("route/a:thinking", ("route/a", ("thinking",))),
+        ("route/a:thinking:high", ("route/a", ("thinking:high",))),
+        ("route/a:thinking:ultra", ("route/a", ("thinking:ultra",))),
+        ("route/a:thinking:", ("route/a", ("thinking:",))),
+        ("route/a:free:thinking:low:nitro", ("route/a", ("nitro", "thinking:low", "free"))),
+        ("llama3:8b:thinking", ("llama3:8b", ("thinking",))),
+        ("route/a:high", ("route/a:high", ())),
+        (":thinking:high", (":thinking:high", ())),
         ("nothing", ("nothing", ())),
         (":free", (":free", ())),
     ],
@@ -156,3 +165,25 @@ def test_what_suffixes_mean() -> None:
     assert with_suffixes(NONE, ("nitro", "floor")).sort == "throughput", "the rightmost wins"
     assert with_suffixes(Preferences(sort="latency"), ("floor",)).sort == "latency", "the body wins"
     assert all(hasattr(NONE, name) for added in SUFFIXES.values() for name in added)
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "effort"),
+    [
+        ((), ""),
+        (("free", "nitro"), ""),
+        (("thinking",), "medium"),
+        (("thinking:low",), "low"),
+        (("free", "thinking:high", "thinking:low"), "high"),
+    ],
+)
+def test_how_much_thinking_a_suffix_asks_for(suffixes: tuple[str, ...], effort: str) -> None:
+    assert effort_of(suffixes) == effort
+    assert with_suffixes(NONE, suffixes).sort == ("throughput" if "nitro" in suffixes else None)
+
+
+@pytest.mark.parametrize("suffixes", [("thinking:ultra",), ("thinking:",), ("thinking", "thinking:none")])
+def test_a_level_that_is_none_is_refused(suffixes: tuple[str, ...]) -> None:
+    with pytest.raises(Refusal, match="no such level") as refused:
+        effort_of(suffixes)
+    assert refused.value.param == "model"

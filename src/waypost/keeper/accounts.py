@@ -228,7 +228,7 @@ async def _change(connection: AsyncConnection, account: AnyRow, changes: dict[st
     affected = select(keys.c.digest).where(keys.c.account_id == account.id, keys.c.revoked_at.is_(None))
     digests = (await connection.scalars(affected.limit(FORGET_ONE_BY_ONE + 1))).all()
     record = await read_account(connection, account.name)
-    meters = (f"a{account.id}:",)
+    meters = (f"a{account.id}:", f"f{account.id}:")
     if len(digests) > FORGET_ONE_BY_ONE:
         return Outcome(record, (ForgetAll(),), meters)
     return Outcome(record, (*map(Forget, digests), ForgetAccount(account.name)), meters)

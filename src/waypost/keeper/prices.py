@@ -17,6 +17,7 @@ from typing import Any
 from waypost import providers
 from waypost.listing import FindNative, FindPrices, ListNatives, NativeRecord, NativeRecords, PriceRecord, PriceRecords
 from waypost.messages import Failed
+from waypost.policy.preferences import without_suffix
 
 logger = logging.getLogger("waypost.keeper")
 
@@ -85,7 +86,7 @@ class PriceList:
         found = {
             name: own for name, catalogue in catalogues.items() if (own := catalogue.named.get(wanted)) is not None
         }
-        if not found:
+        if not found and without_suffix(wanted) is None:  # or `claude-…:thinking` would be an id like any other
             likenesses = {name: catalogue.provider.find_model(wanted) for name, catalogue in catalogues.items()}
             found = {name: (model, likeness) for name, likeness in likenesses.items() if likeness is not None}
         return tuple(record(model, name, *own, now) for name, own in found.items())

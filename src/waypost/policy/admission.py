@@ -38,22 +38,27 @@ def zone_of(plan: Plan) -> tzinfo:
     return UTC if plan.timezone == "UTC" else zoneinfo.ZoneInfo(plan.timezone)
 
 
-def meters_of(identity: Identity, plan: Plan, now: float) -> list[Meter]:
-    """Every meter of this caller, in the windows of `now` (seconds since 1970 UTC)."""
+def meters_of(identity: Identity, plan: Plan, now: float, *, free: bool = False) -> list[Meter]:
+    """Every meter of this caller, in the windows of `now` (seconds since 1970 UTC). `free`: of requests to `:free`."""
     zone = zone_of(plan)
     meters = []
-    for whose, what, window, limit in limits_of(identity, plan):
+    for whose, what, window, limit in limits_of(identity, plan, free=free):
         current = window_of(window, now, zone)
         group: What = "money" if what in ("spend", "balance") else what  # type: ignore[assignment]
         meters.append(Meter(f"{whose}:{what}:{current.name}", group, window, limit, current.ends, current.starts))
     return meters
 
 
-def limits_of(identity: Identity, plan: Plan) -> Iterator[tuple[str, str, Kind, int]]:
-    """Whose, what, window and limit: the account's by its plan and credit, then the key's own."""
+def limits_of(identity: Identity, plan: Plan, *, free: bool = False) -> Iterator[tuple[str, str, Kind, int]]:
+    """Whose, what, window and limit: the account's by its plan and credit, then the key's own.
+
+    Where the plan has limits for free variants, requests to them (`free`) move meters of their own, `f17:requests:…`,
+    in place of those of the plan's `requests`.
+    """
     account, key = f"a{identity.account_id}", f"k{identity.key_id}"
-    for window, limit in plan.requests.items():
-        yield account, "requests", window, limit
+    requests = plan.free if free and plan.free else plan.requests
+    for window, limit in requests.items():
+        yield f"f{identity.account_id}" if requests is plan.free else account, "requests", window, limit
     for window, limit in plan.tokens.items():
         yield account, "tokens", window, limit
     for span, dollars in plan.spend.items():
@@ -88,7 +93,8 @@ def refusal_of(meter: Meter, need: int, remaining: int, now: float) -> Refusal:
     whose = "the key's own" if meter.name.startswith("k") else "your plan's"
     seconds = seconds_until(meter.ends, now) if meter.ends else None
     if meter.what == "requests":
-        message = f"All {meter.limit:,} requests of this {meter.window} are used; it is {whose} limit."
+        which = " to :free models" if meter.name.startswith("f") else ""
+        message = f"All {meter.limit:,} requests{which} of this {meter.window} are used; it is {whose} limit."
         return Refusal(REQUEST_CODES[meter.window], message, retry_after=seconds)
     if meter.what == "tokens":
         message = (

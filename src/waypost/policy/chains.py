@@ -24,7 +24,7 @@ class Target(msgspec.Struct, frozen=True, eq=False):
 
     `keys` are labels of the provider's keys, never the keys themselves, and their weights. `parameters`: the request
     fields that it obeys. `keeps_data`: it may store what it is sent, or learn from it. `moves_tools`: its format lets
-    another upstream go on where this one has called tools.
+    another upstream go on where this one has called tools. `reasons`: it can be asked to think.
     """
 
     provider: str
@@ -37,6 +37,7 @@ class Target(msgspec.Struct, frozen=True, eq=False):
     parameters: frozenset[str] | None = None
     keeps_data: bool = True
     moves_tools: bool = True
+    reasons: bool | None = None
 
     @property
     def blended(self) -> float:

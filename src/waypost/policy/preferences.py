@@ -160,7 +160,12 @@ SUFFIXES: dict[str, dict[str, object]] = {
     "nitro": {"sort": "throughput"},
     "floor": {"sort": "price"},
     "free": {"free": True},
+    "thinking": {},
 }
+"""What a suffix adds to the preferences. `thinking` may have a level behind it, and is for the model: `effort_of`."""
+
+LEVELS: dict[str, str] = {"": "medium", "low": "low", "medium": "medium", "high": "high"}
+"""Routeway's levels of `:thinking`, and the `reasoning_effort` that each is; without one it is OpenAI's default."""
 
 
 def readings(model: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -169,17 +174,45 @@ def readings(model: str) -> list[tuple[str, tuple[str, ...]]]:
     Ids may have colons of their own, so a literal one goes first.
     """
     found: list[tuple[str, tuple[str, ...]]] = [(model, ())]
-    while True:
-        name, suffixes = found[-1]
-        name, _, suffix = name.rpartition(":")
-        if not name or suffix not in SUFFIXES:
-            return found
-        found.append((name, (*suffixes, suffix)))
+    while (shorter := without_suffix(found[-1][0])) is not None:
+        name, suffix = shorter
+        found.append((name, (*found[-1][1], suffix)))
+    return found
+
+
+def without_suffix(model: str) -> tuple[str, str] | None:
+    """A name and the suffix at its end, `thinking` together with whatever level it has; None where there is none."""
+    name, _, suffix = model.rpartition(":")
+    if suffix in SUFFIXES:
+        return (name, suffix) if name else None
+    stem = name.removesuffix(":thinking")
+    return (stem, f"thinking:{suffix}") if stem and stem != name else None
 
 
 def with_suffixes(preferences: Preferences, suffixes: tuple[str, ...]) -> Preferences:
     """What the suffixes add; what `provider` says itself stands. Of two that differ the rightmost wins."""
     for suffix in suffixes:
-        added = {name: value for name, value in SUFFIXES[suffix].items() if not getattr(preferences, name)}
-        preferences = msgspec.structs.replace(preferences, **added)
+        meant = SUFFIXES.get(suffix, {})
+        added = {name: value for name, value in meant.items() if not getattr(preferences, name)}
+        preferences = msgspec.structs.replace(preferences, **added) if added else preferences
     return preferences
+
+
+def effort_of(suffixes: tuple[str, ...]) -> str:
+    """The `reasoning_effort` that `:thinking` asks for, "" where it is not there; of several the rightmost counts.
+
+    Raises Refusal INVALID_REQUEST for a level that is none.
+    """
+    efforts: list[str] = []
+    for suffix in suffixes:
+        name, _, level = suffix.partition(":")
+        if name != "thinking":
+            continue
+        if level not in LEVELS or suffix == "thinking:":
+            known = ", ".join(filter(None, LEVELS))
+            message = (
+                f"model: {f':{suffix}'[:80]!r}: there is no such level; write :thinking, or one of {known} behind it."
+            )
+            raise Refusal("INVALID_REQUEST", message, param="model")
+        efforts.append(LEVELS[level])
+    return efforts[0] if efforts else ""

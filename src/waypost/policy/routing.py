@@ -21,7 +21,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     `tokens`: what its prompt is estimated at, and `modalities` what it brings (text aside), both needed only for a
     `picky` chain; `parameters`: the names of its fields, needed for `require_parameters`. `models`: the chains that the
-    caller names as fallbacks.
+    caller names as fallbacks. `thinks`: the model's name asks for reasoning.
     """
 
     preferences: Preferences = NONE
@@ -29,6 +29,7 @@ class Asked(msgspec.Struct, frozen=True):
     modalities: frozenset[str] = frozenset()
     parameters: frozenset[str] = frozenset()
     models: tuple[Chain, ...] = ()
+    thinks: bool = False
 
 
 ANYTHING = Asked()
@@ -224,6 +225,8 @@ def misfit(target: Target, asked: Asked) -> tuple[str, str] | None:
         return None
     if target.modalities is not None and not asked.modalities <= target.modalities:
         return "modality", f"takes no {', '.join(sorted(asked.modalities - target.modalities))}"
+    if asked.thinks and target.reasons is False:
+        return "reasoning", f"{target.model} cannot be asked to reason, as :thinking does"
     wanted = asked.preferences
     if wanted is NONE:
         return None
@@ -350,7 +353,7 @@ def rest_in_words(candidate: Candidate, now: float) -> str:
 def refusal(nobody: Plan) -> Refusal:
     """What a caller is told when no target fits the request. A breaker is never the reason."""
     reasons = {dropped.reason for dropped in nobody.dropped}
-    field = "messages" if reasons == {"modality"} else "model" if reasons == {"free"} else "provider"
+    field = "messages" if reasons == {"modality"} else "model" if reasons <= {"free", "reasoning"} else "provider"
     whys = dict.fromkeys(
         f"{dropped.candidate.target.provider}: {dropped.detail or dropped.reason}" for dropped in nobody.dropped
     )

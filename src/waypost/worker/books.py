@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from waypost.config import Config
+from waypost.config import Config, Plan
 from waypost.dollars import render_dollars
 from waypost.errors import Refusal
 from waypost.formats.openai_answer import render_usage
 from waypost.formats.openai_chat import ChatRequest, Fields, decode_fields, encode
 from waypost.formats.usage import estimate_completion, estimate_tokens, parse_usage
 from waypost.messages import Identity
-from waypost.policy.admission import OUTPUT_RESERVE, Meter, limit_lines, meters_of, refusal_of
+from waypost.policy.admission import OUTPUT_RESERVE, limit_lines, meters_of, refusal_of
 from waypost.pricing import Price, prompt_cost, reserve
 from waypost.pricing import cost as cost_of
 from waypost.records import Attempted, Opened, Priced, Settled, Tally, Usage
 from waypost.worker.journal import Journal, JournalUnavailable
 from waypost.worker.leases import Lease, Leases
 from waypost.worker.link import KeeperUnavailable
+from waypost.worker.purse import Charge, Purse
 
 if TYPE_CHECKING:
     from waypost.http.exchange import Exchange
@@ -36,63 +37,6 @@ SHORT = 4096  # bytes of a request that cannot hold an inline file to speak of
 PURSES = 20_000  # callers whose meters are at hand
 RAW_USAGE = 4096  # bytes of an upstream's own usage that a receipt keeps
 NOTHING = Usage()
-NEVER = float("inf")
-
-
-class Charge(msgspec.Struct, frozen=True):
-    """What one request takes: units of leases, and the same by the meters' names, for the journal."""
-
-    takes: list[tuple[Lease, int]]
-    holds: tuple[tuple[str, int], ...]
-
-    def take(self) -> bool:
-        """All of it or nothing: False where some lease has not got enough."""
-        for lease, units in self.takes:
-            if lease.units < units:
-                return False
-        for lease, units in self.takes:
-            lease.units -= units
-        return True
-
-
-class Purse:
-    """One caller's meters in their current windows, and the charges that need no arithmetic."""
-
-    __slots__ = ("by_use", "ends", "identity", "leases", "money", "plain", "starts", "streaming", "tokens")
-
-    def __init__(self, identity: Identity, leases: list[tuple[Meter, Lease]]) -> None:
-        self.identity = identity
-        self.leases = leases
-        self.starts = max((meter.starts for meter, _ in leases), default=0)
-        self.ends = min((meter.ends for meter, _ in leases if meter.ends), default=NEVER)
-        self.tokens = [lease for meter, lease in leases if meter.what == "tokens"]
-        self.money = [lease for meter, lease in leases if meter.what == "money"]
-        self.by_use = bool(self.tokens or self.money)
-        self.plain = charge_of([lease for meter, lease in leases if meter.what == "requests"])
-        self.streaming = charge_of([lease for meter, lease in leases if meter.what in ("requests", "streams")])
-
-    def charge(self, stream: bool, tokens: int, cost: int) -> Charge:
-        """What a request takes that may use so many tokens and nano-dollars."""
-        charge = self.streaming if stream else self.plain
-        if not self.by_use:
-            return charge
-        takes, holds = [*charge.takes], [*charge.holds]
-        for lease in self.tokens:
-            takes.append((lease, tokens))
-            holds.append((lease.name, tokens))
-        for lease in self.money:
-            takes.append((lease, cost))
-            holds.append((lease.name, cost))
-        return Charge(takes, tuple(holds))
-
-    def meter(self, lease: Lease) -> Meter:
-        """The meter of one of the leases."""
-        return next(meter for meter, own in self.leases if own is lease)
-
-
-def charge_of(leases: list[Lease]) -> Charge:
-    """One unit of each."""
-    return Charge([(lease, 1) for lease in leases], tuple((lease.name, 1) for lease in leases))
 
 
 class Books:
@@ -127,8 +71,11 @@ class Books:
 
     # Admission
 
-    def purse(self, identity: Identity) -> Purse:
-        """The caller's meters as of now. Raises Refusal where the plan is no longer configured."""
+    def purse(self, identity: Identity, free: bool = False) -> Purse:
+        """The caller's meters as of now. Raises Refusal where the plan is no longer configured.
+
+        `free`: those that requests to `:free` variants move.
+        """
         purse = self._purses.get(id(identity))
         now = self.wall()
         account = identity.account_id
@@ -142,12 +89,21 @@ class Books:
                 self._purses.clear()
                 self._latest.clear()
             self._latest[account] = identity.plan
-            leases = [
-                (meter, self.leases.lease(meter.name, meter.limit, meter.ends))
-                for meter in meters_of(identity, plan, now)
-            ]
-            purse = self._purses[id(identity)] = Purse(identity, leases)
-        return purse
+            purse = self._purses[id(identity)] = self._new_purse(identity, plan, now)
+        return purse if not free else self._free_purse(purse, now)
+
+    def _free_purse(self, purse: Purse, now: float) -> Purse:
+        plan = self._plans[purse.identity.plan]
+        if purse.free is None or not purse.free.starts <= now < purse.free.ends:
+            purse.free = self._new_purse(purse.identity, plan, now, free=True)
+        return purse.free
+
+    def _new_purse(self, identity: Identity, plan: Plan, now: float, *, free: bool = False) -> Purse:
+        leases = [
+            (meter, self.leases.lease(meter.name, meter.limit, meter.ends))
+            for meter in meters_of(identity, plan, now, free=free)
+        ]
+        return Purse(identity, leases)
 
     def open(
         self,
@@ -156,9 +112,10 @@ class Books:
         exchange: Exchange,
         upstreams: Sequence[Upstream],
         request_id: bytes,
+        free: bool = False,
     ) -> Entry:
         """A request's entry; its charge is to be taken, and its line written, by `Entry.admit`. Raises Refusal."""
-        purse = self.purse(identity)
+        purse = self.purse(identity, free)
         body = request.body
         # Where nothing is reserved by it, nobody is charged by it but for a request whose worker is killed.
         estimate = estimate_tokens(body) if purse.by_use or len(body) > SHORT else len(body) // 4

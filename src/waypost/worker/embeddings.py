@@ -124,7 +124,9 @@ async def create_embeddings(worker: Worker, exchange: Exchange) -> None:
             if shared is None:
                 return
             exchange = shared
-        entry = worker.books.open(identity, request, exchange, found.upstreams, request_id)
+        if found.effort:
+            raise Refusal("INVALID_REQUEST", "model: embeddings have no :thinking.", param="model")
+        entry = worker.books.open(identity, request, exchange, found.upstreams, request_id, found.free)
         if not entry.admit():
             await entry.admit_slowly()
         written = worker.journal.synced()

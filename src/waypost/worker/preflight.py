@@ -27,6 +27,7 @@ from waypost.pricing import reserve
 from waypost.worker.books import Books
 from waypost.worker.presets import expand
 from waypost.worker.resolve import Resolved, needs, resolve
+from waypost.worker.thinking import has_own_word
 from waypost.worker.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def judge(
     meters = []
     refused: Refusal | None = None
     try:
-        purse = books.purse(identity)
+        purse = books.purse(identity, found.free)
         cost = books.most(identity, found.upstreams, tokens, output) if purse.money else 0
     except Refusal as refusal:
         return shapes.Verdict(False, refusal.failure.code, refusal.message, [])
@@ -98,6 +99,7 @@ def describe(
     """All of it, as it is shown."""
     tokens, output, cost = amounts
     fields = request.fields
+    reasoning = ["reasoning_effort"] if found.effort and not has_own_word(fields) else []
     verdict = nobody(chosen) if not chosen.candidates else None
     return shapes.Preflight(
         model=request.model,
@@ -112,7 +114,7 @@ def describe(
             for dropped in chosen.dropped
         ],
         parameters=shapes.ParameterChanges(
-            changed=["model", *(["stream_options"] if request.stream else [])],
+            changed=["model", *(["stream_options"] if request.stream else []), *reasoning],
             dropped=list(request.ignored),
             obeyed_here=[name for name in GATEWAYS_OWN if name in fields],
         ),

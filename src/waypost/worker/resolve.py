@@ -15,9 +15,10 @@ from waypost.formats.usage import estimate_tokens
 from waypost.messages import Identity
 from waypost.policy.chains import Chain, Target, expand
 from waypost.policy.history import MESSAGES
-from waypost.policy.preferences import NONE, parse_models, parse_provider, readings, with_suffixes
+from waypost.policy.preferences import NONE, effort_of, parse_models, parse_provider, readings, with_suffixes
 from waypost.policy.routing import ANYTHING, Asked
 from waypost.pricing import Price, configured_price
+from waypost.worker.facts import can_be_asked_to_reason
 from waypost.worker.upstreams import Links, Snapshot, Upstream
 
 if TYPE_CHECKING:
@@ -54,13 +55,18 @@ class Route(msgspec.Struct, frozen=True, eq=False):
 
 
 class Resolved(msgspec.Struct, frozen=True, eq=False):
-    """What a request's model means: a route, what is asked of it, and all upstreams that may be tried."""
+    """What a request's model means: a route, what is asked of it, and all upstreams that may be tried.
+
+    `effort`: the reasoning that `:thinking` asks for, "" where it is not there. `free`: it is a `:free` variant.
+    """
 
     route: Route
     asked: Asked
     upstreams: tuple[Upstream, ...]
 
 
+    effort: str = ""
+    free: bool = False
 async def resolve(sources: Sources, snapshot: Snapshot, identity: Identity, request: ChatRequest) -> Resolved:
     """Raises Refusal INVALID_MODEL, FORBIDDEN, MODEL_NOT_ALLOWED, INVALID_REQUEST or UNAVAILABLE."""
     name, suffixes = await read_name(sources, snapshot, request.model)
@@ -68,8 +74,9 @@ async def resolve(sources: Sources, snapshot: Snapshot, identity: Identity, requ
     route = await find_route(sources, snapshot, name)
     if not request.steers:
         preferences = with_suffixes(NONE, suffixes)
-        asked = Asked(preferences) if suffixes else ANYTHING
-        return snapshot.remember(identity, request.model, Resolved(route, asked, route.upstreams))
+    effort, free = effort_of(suffixes), "free" in suffixes
+        asked = Asked(preferences, thinks=bool(effort)) if suffixes else ANYTHING
+        return snapshot.remember(identity, request.model, Resolved(route, asked, route.upstreams, effort, free))
     fields = request.fields
     preferences = with_suffixes(parse_provider(bytes(fields["provider"])) if "provider" in fields else NONE, suffixes)
     routes = [route]
@@ -81,8 +88,9 @@ async def resolve(sources: Sources, snapshot: Snapshot, identity: Identity, requ
         check_allowed(snapshot, identity, named)
         routes.append(await find_route(sources, snapshot, named))
     upstreams = dict.fromkeys(upstream for each in routes for upstream in each.upstreams)
-    asked = Asked(preferences, parameters=frozenset(fields), models=tuple(each.chain for each in routes[1:]))
-    return Resolved(route, asked, tuple(upstreams))
+    others = tuple(each.chain for each in routes[1:])
+    asked = Asked(preferences, parameters=frozenset(fields), models=others, thinks=bool(effort))
+    return Resolved(route, asked, tuple(upstreams), effort, free)
 
 
 # Names
@@ -199,6 +207,7 @@ def make_target(
     )
 
 
+        reasons=can_be_asked_to_reason(link[0], provider, link[1], model),
 ALWAYS = frozenset(
     ("model", "messages", "stream", "stream_options", "provider", "models", "session_id", "usage", "preset", "cache")
 )

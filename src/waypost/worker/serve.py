@@ -30,6 +30,7 @@ from waypost.worker.presets import expand
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
 from waypost.worker.resolve import Resolved, needs, resolve
 from waypost.worker.tries import ending_of, failed, pause
+from waypost.worker.thinking import with_effort
 from waypost.worker.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
             request = await expand(worker.presets, snapshot, identity, request)
             found = await resolve(worker, snapshot, identity, request)
         if found.route.history or exchange.head.has_wishes or request.ignored:
+        if found.effort:
+            request = with_effort(request, found.effort)
             request = fitted(exchange.head, request, found.route)
         # Of the response cache hardly anybody wants anything.
         wish = wish_of(snapshot, exchange, identity, request) if exchange.head.has_wishes or snapshot.caching else None
@@ -70,7 +73,7 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
             if shared is None:
                 return  # its answer was made before, or by another that has the same key
             exchange = shared
-        entry = worker.books.open(identity, request, exchange, found.upstreams, request_id)
+        entry = worker.books.open(identity, request, exchange, found.upstreams, request_id, found.free)
         if not entry.admit():
             await entry.admit_slowly()
         written = worker.journal.synced()
