@@ -158,6 +158,7 @@ class Model(Table, frozen=True):
     strict_tool_pinning: bool = False  # results of tool calls go to the first upstream alone, once
     history: Literal["off", "fit"] | Positive = "off"  # fit: a long conversation loses its oldest turns; how many stay
     deadline: Seconds | None = None  # instead of `routing.deadline`
+    hedge: Seconds | None = None  # of silence after which another link is asked as well; None: never
     price: Price | None = None
     prices: dict[str, Price] = {}  # of single links, by their names, instead of `price`
     context: Positive | None = None  # tokens
@@ -185,8 +186,8 @@ class Plan(Table, frozen=True):
 
     models: tuple[str, ...] = ("*",)
     requests: dict[Window, Count] = {}
-    tokens: dict[Window, Count] = {}
     free: dict[Window, Count] = {}  # of requests to `:free` variants, instead of `requests`; empty: they count there
+    tokens: dict[Window, Count] = {}
     spend: dict[Literal["day", "month", "total"], Dollars] = {}
     streams: Count | None = None
     timezone: str = "UTC"

@@ -53,8 +53,8 @@ class Asking:
         self._chat: Chat | None = None
         self._fetched: dict[frozenset[str], Chat] = {}  # by the URLs that were fetched
 
-    async def put(self, upstream: Upstream, dialect: Dialect, stamp: Stamp) -> Put:
-        """The request as this upstream wants it. Raises Unanswered, Refusal."""
+    async def put(self, upstream: Upstream, dialect: Dialect | None, stamp: Stamp) -> Put:
+        """The request as this upstream, who speaks so, wants it. Raises Unanswered, Refusal."""
         try:
             return await self._put(upstream, dialect, stamp)
         except Unsupported as lacks:
@@ -62,9 +62,9 @@ class Asking:
         except CredentialsUnavailable as error:
             raise Unanswered(Outcome(NO_TOKEN, str(error))) from None
 
-    async def _put(self, upstream: Upstream, dialect: Dialect, stamp: Stamp) -> Put:
+    async def _put(self, upstream: Upstream, dialect: Dialect | None, stamp: Stamp) -> Put:
         request = self._request
-        if dialect.format is None:
+        if dialect is None or dialect.format is None:
             return self._as_it_is(upstream, dialect, stamp)
         chat = await self._prepared(dialect)
         rendered = dialect.format.render_request(chat, dialect.model)
@@ -74,10 +74,11 @@ class Asking:
         relay: Relay = StreamTranslator(terms) if request.stream else WholeTranslator(terms)
         return relay, self._headers(upstream, dropped), sent
 
-    def _as_it_is(self, upstream: Upstream, dialect: Dialect, stamp: Stamp) -> Put:
+    def _as_it_is(self, upstream: Upstream, dialect: Dialect | None, stamp: Stamp) -> Put:
         """OpenAI's format, for a provider with an accent, or a model of which something is known."""
-        request, accent = self._request, dialect.accent
-        check_needs(request.fields, dialect.model)
+        request, accent = self._request, dialect.accent if dialect is not None else None
+        if dialect is not None:
+            check_needs(request.fields, dialect.model)
         dropped: tuple[str, ...] = ()
         relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
         if accent is not None:

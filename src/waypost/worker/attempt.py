@@ -10,8 +10,7 @@ from waypost.http.client import BROKEN, BUSY, CLOSED, CONNECT_TIMEOUT, ClientCon
 from waypost.http.exchange import Outlet
 from waypost.http.timers import NEVER, TICK, Deadlines
 from waypost.policy.failures import BY_NAME
-from waypost.worker.books import Entry
-from waypost.worker.outcome import ANSWERED, Outcome, outcome_of_status, quoted
+from waypost.worker.outcome import ANSWERED, Outcome, Page, outcome_of_status, quoted
 from waypost.worker.relay import Relay, UpstreamError
 from waypost.worker.upstreams import Upstream
 from waypost.worker.walk import Signal
@@ -30,8 +29,9 @@ class Attempt:
     committed = False
     _connection: ClientConnection | None = None
     _connecting: asyncio.Future[ClientConnection] | None = None
+    number = 0  # among the request's attempts, from 1
+    status = 0  # the upstream's; 0 before it has sent one
     _is_closed = False
-    _status = 0
     _head = b""
     _body: list[bytes] | None = None  # an error's body, collected
     _heard = 0.0  # when the upstream's latest bytes came; 0 before the first
@@ -46,7 +46,7 @@ class Attempt:
         headers: bytes,
         keepalive: float,
         deadlines: Deadlines,
-        entry: Entry,
+        page: Page,
         request_ends: float = NEVER,
     ) -> None:
         """`headers` are those of a good answer; `keepalive` seconds of silence bring a comment (0: never).
@@ -56,13 +56,13 @@ class Attempt:
         self._exchange = exchange
         self.upstream = upstream
         self.relay = relay
-        self._headers = headers
+        self.headers = headers
         self._stream = not relay.is_whole
         self._keepalive = keepalive if self._stream and keepalive else NEVER
         # No limit can come nearer than this without a look at it in time, so reads need not touch the deadline.
         self._patience = self._keepalive if self._keepalive < upstream.patience else upstream.patience
         self._deadlines = deadlines
-        self._entry = entry
+        self._page = page
         self._request_ends = request_ends
         ends = deadlines.now + upstream.timeouts.total  # when the whole answer must be here
         self._ends = ends if ends < request_ends else request_ends
@@ -106,6 +106,15 @@ class Attempt:
         self._deadlines.watched.add(self)
         connection.send(self._request, self)
 
+    def divert(self, outlet: Outlet, page: Page) -> None:
+        """From now on it answers, and says so, elsewhere. Only as long as it has not answered yet."""
+        self._exchange, self._page = outlet, page
+
+    @property
+    def has_spoken(self) -> bool:
+        """Something meaningful has come from the upstream."""
+        return self.committed
+
     @property
     def was_sent(self) -> bool:
         """The upstream has been asked, or is being asked."""
@@ -125,7 +134,7 @@ class Attempt:
 
     def begun(self, status: int, head: bytes) -> None:
         """The upstream's head."""
-        self._status = status
+        self.status = status
         self._head = head
         self._heard = self._deadlines.now
         if head.find(b"\r\ncontent-encoding:") >= 0 and find_header(head, b"content-encoding") != b"identity":
@@ -193,12 +202,12 @@ class Attempt:
 
     def _finish(self, out: bytes) -> None:
         self.committed = True
-        self._entry.answered()  # in the books before the caller has it all
+        self._page.answered()  # in the books before the caller has it all
         if self._stream:
             self._start()
             self._exchange.end(out)
         else:
-            self._exchange.respond(200, self._headers, out)
+            self._exchange.respond(200, self.headers, out)
         if self._connection is not None:
             self._connection.let_end()
             self._connection = None
@@ -206,14 +215,14 @@ class Attempt:
 
     def _commit(self) -> None:
         """From now on no other upstream may take over."""
-        self._start()
         self.committed = True
         self.first_token = time.monotonic()
-        self._entry.began_answer()
+        self._page.began_answer()
+        self._start()
 
     def _start(self) -> None:
         if not self._exchange.started:
-            self._exchange.start(200, self._headers)
+            self._exchange.start(200, self.headers)
 
     # Failures
 
@@ -229,16 +238,16 @@ class Attempt:
 
     def _outcome_of(self, failure: UpstreamFailure) -> Outcome:
         kind = failure.kind
-        if kind == CLOSED and self._status:
+        if kind == CLOSED and self.status:
             kind = "truncated"
         elif kind == CONNECT_TIMEOUT and self._deadlines.now + TICK >= self._request_ends:
             kind = "deadline"
         hint = 1 if kind == BUSY else None
         message = quoted(self.upstream, failure.message)
-        return Outcome(BY_NAME[kind], message, self.committed, self._status, retry_after=hint)
+        return Outcome(BY_NAME[kind], message, self.committed, self.status, retry_after=hint)
 
     def _answered_otherwise(self) -> Outcome:
-        return outcome_of_status(self.upstream, self._status, self._head, b"".join(self._body or ()))
+        return outcome_of_status(self.upstream, self.status, self._head, b"".join(self._body or ()))
 
     # Time and flow
 

@@ -24,7 +24,7 @@ from waypost.pricing import Price, prompt_cost, reserve
 from waypost.pricing import cost as cost_of
 from waypost.records import Attempted, Opened, Priced, Settled, Tally, Usage
 from waypost.worker.journal import Journal, JournalUnavailable
-from waypost.worker.leases import Lease, Leases
+from waypost.worker.leases import Leases
 from waypost.worker.link import KeeperUnavailable
 from waypost.worker.purse import Charge, Purse
 
@@ -292,16 +292,17 @@ class Entry:
 
     def began(self, attempt: Tried) -> None:
         """Another attempt."""
-        self.attempts += 1
+        attempt.number = self.attempts = self.attempts + 1
         self.attempt = attempt
 
-    def failed_attempt(self, outcome: Outcome, milliseconds: int) -> None:
-        """The latest attempt brought no answer; another may follow."""
-        assert self.attempt is not None
-        upstream = self.attempt.upstream
+    def failed_attempt(self, outcome: Outcome, milliseconds: int, tried: Tried | None = None) -> None:
+        """An attempt (None: the latest) brought no answer; another may follow, or be under way beside it."""
+        tried = tried or self.attempt
+        assert tried is not None
+        upstream = tried.upstream
         line = Attempted(
             self.id,
-            self.attempts,
+            tried.number,
             int(self._books.wall() * 1000),
             upstream.provider,
             upstream.model,

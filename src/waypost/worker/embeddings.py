@@ -90,6 +90,7 @@ class Try:
         self.clock = clock
         self.relay = self
         self.was_sent = False
+        self.number = 0
         self.usage: msgspec.Raw | None = None
         self.counted: Usage | None = None
         self.observed = 0

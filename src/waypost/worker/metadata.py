@@ -10,7 +10,8 @@ import msgspec
 from waypost.formats.openai_chat import ChatRequest
 from waypost.http.head import Head
 from waypost.policy.chains import Plan
-from waypost.policy.trail import Trail
+from waypost.policy.failures import HEDGED
+from waypost.policy.trail import Ticket, Trail
 
 
 def wants_metadata(head: Head) -> bool:
@@ -18,17 +19,37 @@ def wants_metadata(head: Head) -> bool:
     return head.has_wishes and head.get_all(b"x-waypost-metadata").strip() == b"enabled"
 
 
-def metadata_of(
-    request: ChatRequest, plan: Plan, trail: Trail, clock: Callable[[], float]
-) -> Callable[[], msgspec.Raw]:
+class Metadata:
     """What renders the object at the moment when it is needed."""
-    return lambda: render_metadata(request, plan, trail, clock())
+
+    __slots__ = ("_clock", "_plan", "_request", "_ticket", "_trail")
+
+    def __init__(
+        self, request: ChatRequest, plan: Plan, trail: Trail, clock: Callable[[], float], ticket: Ticket | None = None
+    ) -> None:
+        """`ticket` is the attempt in whose answer the object stands; None: the earliest that is under way."""
+        self._request = request
+        self._plan = plan
+        self._trail = trail
+        self._clock = clock
+        self._ticket = ticket
+
+    def __call__(self) -> msgspec.Raw:
+        """JSON."""
+        return render_metadata(self._request, self._plan, self._trail, self._clock(), self._ticket)
+
+    def of(self, ticket: Ticket) -> Metadata:
+        """The same, in another attempt's answer."""
+        return Metadata(self._request, self._plan, self._trail, self._clock, ticket)
 
 
-def render_metadata(request: ChatRequest, plan: Plan, trail: Trail, now: float) -> msgspec.Raw:
+def render_metadata(
+    request: ChatRequest, plan: Plan, trail: Trail, now: float, answering: Ticket | None = None
+) -> msgspec.Raw:
     """Requested name, the preset if it names one, what answers for it (null: nobody did), strategy, and every attempt.
 
-    Times are in milliseconds.
+    Of several attempts under way one answers (None: the earliest), the others are about to be given up. Times are in
+    milliseconds.
     """
     attempts: list[dict[str, Any]] = [
         {
@@ -41,11 +62,16 @@ def render_metadata(request: ChatRequest, plan: Plan, trail: Trail, now: float) 
         for failure in trail.failures
     ]
     resolved = None
-    answering = [ticket for ticket in trail.tickets if not ticket.is_over]
-    for ticket in answering:
+    under_way = [ticket for ticket in trail.tickets if not ticket.is_over]
+    for ticket in under_way:
         provider, _, model = ticket.candidate.lane
-        resolved = f"{provider}/{model}"
-        attempts.append({"provider": provider, "model": model, "status": 200, "ms": round((now - ticket.began) * 1000)})
+        seen: dict[str, Any] = {"provider": provider, "model": model}
+        if ticket is (answering or under_way[0]):
+            resolved = f"{provider}/{model}"
+            seen |= {"status": 200}
+        else:
+            seen |= {"status": 0, "error": HEDGED.name}
+        attempts.append(seen | {"ms": round((now - ticket.began) * 1000)})
     preset = request.preset
     told: dict[str, Any] = {
         "requested": request.model if preset is None else preset.written,

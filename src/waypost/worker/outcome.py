@@ -48,10 +48,21 @@ class Heard(Protocol):
     observed: int  # bytes of the model's words
 
 
+class Page(Protocol):
+    """Where it is written down that an answer begins, before its first byte leaves, and that it is whole."""
+
+    def began_answer(self) -> None:
+        """The first byte of an answer."""
+
+    def answered(self) -> None:
+        """The whole answer is about to leave."""
+
+
 class Tried(Protocol):
-    """One try at an upstream."""
+    """One try at an upstream. `number` is which one of its request's, from 1; the request's `Entry` counts."""
 
     upstream: Upstream
+    number: int
 
     @property
     def relay(self) -> Heard:

@@ -25,6 +25,7 @@ from waypost.formats.openai_chat import (
     parse_error,
 )
 from waypost.records import Usage
+from waypost.worker.metadata import Metadata
 
 BODY_LIMIT = 32 * 1024 * 1024  # bytes of an upstream's whole answer
 EVENT_LIMIT = 4 * 1024 * 1024  # bytes of one event
@@ -58,7 +59,7 @@ class Stamp(msgspec.Struct, frozen=True):
     latency_ms: Callable[[], int]
     render_usage: Callable[[msgspec.Raw | None, int], msgspec.Raw]  # what the upstream said (or nothing) and `observed`
     wants_cost: bool  # so that usage is rendered anew even where the upstream gave one
-    metadata: Callable[[], msgspec.Raw] | None = None  # how the answer came about, for callers who want to know
+    metadata: Metadata | None = None  # how the answer came about, for callers who want to know
     preset: msgspec.Raw | None = None  # that the request was completed from
 
     def extensions(self) -> Fields:

@@ -45,12 +45,14 @@ LinkPrices = dict[tuple[str, str], Price | None]
 class Route(msgspec.Struct, frozen=True, eq=False):
     """A name, compiled: its chain, all that may be tried for it (fallbacks too), seconds for all attempts together.
 
-    `history`: messages besides instructions that a conversation keeps at most, 0 where it is not cut.
+    `hedge`: seconds after which another is asked beside who is silent and not known yet; None: nobody is. `history`:
+    messages besides instructions that a conversation keeps at most, 0 where it is not cut.
     """
 
     chain: Chain
     upstreams: tuple[Upstream, ...]
     deadline: float
+    hedge: float | None = None
     history: int = 0
 
 
@@ -63,18 +65,18 @@ class Resolved(msgspec.Struct, frozen=True, eq=False):
     route: Route
     asked: Asked
     upstreams: tuple[Upstream, ...]
-
-
     effort: str = ""
     free: bool = False
+
+
 async def resolve(sources: Sources, snapshot: Snapshot, identity: Identity, request: ChatRequest) -> Resolved:
     """Raises Refusal INVALID_MODEL, FORBIDDEN, MODEL_NOT_ALLOWED, INVALID_REQUEST or UNAVAILABLE."""
     name, suffixes = await read_name(sources, snapshot, request.model)
     check_allowed(snapshot, identity, name)
     route = await find_route(sources, snapshot, name)
+    effort, free = effort_of(suffixes), "free" in suffixes
     if not request.steers:
         preferences = with_suffixes(NONE, suffixes)
-    effort, free = effort_of(suffixes), "free" in suffixes
         asked = Asked(preferences, thinks=bool(effort)) if suffixes else ANYTHING
         return snapshot.remember(identity, request.model, Resolved(route, asked, route.upstreams, effort, free))
     fields = request.fields
@@ -147,7 +149,8 @@ def make_route(snapshot: Snapshot, name: str, prices: LinkPrices) -> Route:
     candidates = [each for one in (chain, *fallbacks) for keys in one.targets for each in keys]
     deadline = settings.deadline if settings is not None else None
     upstreams = tuple(candidate.upstream for candidate in candidates)
-    return Route(chain, upstreams, deadline or snapshot.settings.routing.deadline, history_of(settings))
+    hedge = settings.hedge if settings is not None else None
+    return Route(chain, upstreams, deadline or snapshot.settings.routing.deadline, hedge, history_of(settings))
 
 
 def history_of(model: config.Model | None) -> int:
@@ -204,10 +207,10 @@ def make_target(
         modalities=frozenset(model.modalities) if model is not None and model.modalities else None,
         parameters=frozenset(provider.parameters) | ALWAYS if provider.parameters is not None else None,
         keeps_data=provider.data_collection == "allow",
+        reasons=can_be_asked_to_reason(link[0], provider, link[1], model),
     )
 
 
-        reasons=can_be_asked_to_reason(link[0], provider, link[1], model),
 ALWAYS = frozenset(
     ("model", "messages", "stream", "stream_options", "provider", "models", "session_id", "usage", "preset", "cache")
 )

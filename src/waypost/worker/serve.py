@@ -22,15 +22,16 @@ from waypost.worker.asking import Asking
 from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
 from waypost.worker.caching import recalled, wish_of
-from waypost.worker.idempotency import once
+from waypost.worker.hedge import Race
 from waypost.worker.history import fitted
-from waypost.worker.metadata import metadata_of, wants_metadata
+from waypost.worker.idempotency import once
+from waypost.worker.metadata import Metadata, wants_metadata
 from waypost.worker.outcome import Unanswered
 from waypost.worker.presets import expand
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
 from waypost.worker.resolve import Resolved, needs, resolve
-from waypost.worker.tries import ending_of, failed, pause
 from waypost.worker.thinking import with_effort
+from waypost.worker.tries import ending_of, failed, pause
 from waypost.worker.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         if found is None or request.steers:
             request = await expand(worker.presets, snapshot, identity, request)
             found = await resolve(worker, snapshot, identity, request)
-        if found.route.history or exchange.head.has_wishes or request.ignored:
         if found.effort:
             request = with_effort(request, found.effort)
+        if found.route.history or exchange.head.has_wishes or request.ignored:
             request = fitted(exchange.head, request, found.route)
         # Of the response cache hardly anybody wants anything.
         wish = wish_of(snapshot, exchange, identity, request) if exchange.head.has_wishes or snapshot.caching else None
@@ -110,8 +111,7 @@ async def answer(
     """One upstream after the other, until one has answered into `outlet`. Raises Refusal if none did."""
     # 5. Route: who is asked, in which order, and how long all of it may take.
     clock, arrived, deadline = worker.clock, exchange.arrived, exchange.arrived + found.route.deadline
-    now = clock()
-    chosen, trail = route(worker, exchange, entry, request, found, now)
+    chosen, trail = route(worker, exchange, entry, request, found, now := clock())
 
     def latency_ms() -> int:
         return int((clock() - arrived) * 1000)
@@ -120,7 +120,7 @@ async def answer(
     preset = request.preset.shown if request.preset is not None else None
     asking: Asking | None = None
     metadata = (
-        metadata_of(request, chosen, trail, clock)
+        Metadata(request, chosen, trail, clock)
         if exchange.head.has_wishes and wants_metadata(exchange.head)
         else None
     )
@@ -128,9 +128,8 @@ async def answer(
         while (ticket := trail.begin(now)) is not None:
             # 6. Attempt. Until its answer is committed, a failure of the upstream moves on to the next.
             upstream: Upstream = ticket.candidate.upstream
-            model = request.fields["model"]
-            if ticket.name in chosen.elsewhere:  # the caller named this model too, and is told which one it was
-                model = msgspec.Raw(msgspec.json.encode(ticket.name))
+            is_other = ticket.name in chosen.elsewhere  # the caller named this model too, and is told which one it was
+            model = msgspec.Raw(msgspec.json.encode(ticket.name)) if is_other else request.fields["model"]
             usage, wants_cost = entry.render_usage, request.wants_cost
             stamp = Stamp(stamp_id, model, upstream.name, latency_ms, usage, wants_cost, metadata, preset)
             try:
@@ -145,14 +144,18 @@ async def answer(
                 entry.began(attempt)
                 try:
                     # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
-                    outcome = await attempt.run(sent)
+                    if found.route.hedge is None:
+                        outcome = await attempt.run(sent)
+                    else:  # if it is late, another is asked beside it, and may be the one that answers
+                        race = Race(worker, exchange, outlet, entry, request, found, trail)
+                        ticket, attempt, outcome = await race.run(ticket, attempt, sent, stamp)
                 finally:
                     attempt.close()
             except Unanswered as error:
                 outcome = error.outcome
             if outcome.kind is None:
                 now = clock()
-                tokens = estimate_completion(relay.observed) if request.stream else 0
+                tokens = estimate_completion(attempt.relay.observed) if request.stream else 0
                 trail.succeeded(ticket, now, (attempt.first_token or now) - ticket.began, tokens)
                 return
             wait = failed(worker, entry, trail, ticket, outcome)

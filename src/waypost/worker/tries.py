@@ -14,7 +14,7 @@ from waypost.errors import Refusal
 from waypost.policy.failures import BY_NAME
 from waypost.policy.trail import Lacking, Ticket, Trail
 from waypost.worker.books import Entry
-from waypost.worker.outcome import Outcome
+from waypost.worker.outcome import Outcome, Tried
 from waypost.worker.walk import Signal
 
 if TYPE_CHECKING:
@@ -27,14 +27,16 @@ KEPT_BACK = "The upstream refused or broke off; its words are kept back, since t
 log = logging.getLogger("waypost.serve")
 
 
-def failed(worker: Worker, entry: Entry, trail: Trail, ticket: Ticket, outcome: Outcome) -> float:
-    """No answer: seconds to wait for the next attempt, or `trail.NOWHERE`."""
+def failed(
+    worker: Worker, entry: Entry, trail: Trail, ticket: Ticket, outcome: Outcome, tried: Tried | None = None
+) -> float:
+    """No answer from an attempt (None: the latest): seconds to wait for the next attempt, or `trail.NOWHERE`."""
     assert outcome.kind is not None
     now = worker.clock()
     if outcome.kind is UNABLE:
         return trail.unable(ticket, now, worker.dice, outcome.message, outcome.param)
     if outcome.kind is not NO_TOKEN:
-        entry.failed_attempt(outcome, int((now - ticket.began) * 1000))
+        entry.failed_attempt(outcome, int((now - ticket.began) * 1000), tried)
     log.warning("%s %r: %s", entry.request_id.decode(), ticket.candidate, outcome.message)
     return trail.failed(
         ticket,

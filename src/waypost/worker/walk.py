@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Waiting(Protocol):
+    """Who is told that a signal is set: a walk, or somebody who waits for several signals."""
+
+    def go_on(self) -> None:
+        """It is."""
 
 
 class Signal(Generic[T]):
@@ -20,7 +27,7 @@ class Signal(Generic[T]):
 
     def __init__(self) -> None:
         self.is_set = False
-        self.walk: Walk | None = None
+        self.walk: Waiting | None = None
 
     def set(self, result: T) -> None:
         """Give the result; a second one is ignored."""
