@@ -2,6 +2,8 @@
 
 import re
 
+import msgspec
+
 from waypost.keeper.metrics import MODELS, Gauges, Metrics
 from waypost.keeper.pairing import Batch
 from waypost.records import Attempted, Opened, Settled, Tally, Usage
@@ -53,6 +55,13 @@ def test_requests_tokens_and_money():
         f'kind="{kind}",model="m",provider="lab"': count
         for kind, count in {"fresh": 20, "cache_read": 8, "output": 6, "reasoning": 4}.items()
     }
+
+
+def test_answers_given_again_are_counted_by_model():
+    opened, line = settled(provider="")
+    again = (opened, msgspec.structs.replace(line, source=b"1" * 26))
+    text = page(settled(), again, again)
+    assert series(text, "waypost_requests_repeated_total") == {'model="m"': 2}
 
 
 def test_histograms():

@@ -30,6 +30,7 @@ def journals(draw):
                 lines.append(Attempted(one.id, 1, one.at, "lab", "x", "UPSTREAM_ERROR", 500, 1))
             fields = {"requests": draw(st.integers(0, 1)), "tokens": draw(counts), "cost": draw(counts)}
             fields |= {"usage": draw(usages), "code": draw(st.sampled_from(["", "CLIENT_GONE", "TIMEOUT"]))}
+            fields["source"] = draw(st.sampled_from([b"", id_of(99)]))
             final[one.id] = settled(0, **fields, id=one.id, provider=draw(st.sampled_from(["", "lab"])))
             lines.append(final[one.id])
     cuts = sorted(draw(st.sets(st.integers(1, len(lines)), max_size=6)) | {len(lines)})
@@ -63,7 +64,7 @@ def test_every_cut_gives_the_same_sums(drawn):
                 sums[(*key, column)] += value
     assert sorted(row[0] for row in rows) == sorted(id.decode() for id in requests)
     assert sum(row[11] is not None for row in rows) + len(finals) == len(final)
-    assert all(len(row) == 25 for row in rows) and all(len(row) == 15 for row in finals)
+    assert all(len(row) == 26 for row in rows) and all(len(row) == 16 for row in finals)
     assert attempts == sum(type(line) is Attempted for line in lines)
     wanted_spent, wanted = Counter(), Counter()
     for id, line in requests.items():
@@ -84,6 +85,7 @@ def test_every_cut_gives_the_same_sums(drawn):
             usage.completion,
             usage.reasoning,
             end.cost,
+            int(bool(end.source)),
         )
         for column, value in enumerate(columns):
             wanted[(*key, column)] += value

@@ -239,6 +239,7 @@ class Receipt(Shape, frozen=True):
     created_at: Time
     streamed: bool
     cancelled: bool  # the caller left, or ended it
+    source_id: str | None  # the request whose answer was given again: nobody was asked, and it cost nothing
     status: int | None
     error_code: str | None
     provider_name: str | None
@@ -287,12 +288,13 @@ class Page(Given, frozen=True):
 
 
 class Activity(Shape, frozen=True):
-    """One request; `cost` is null while it is open."""
+    """One request; `cost` is null while it is open, `source_id` unless another request's answer was given again."""
 
     id: str
     model: str
     cost: float | None
     created_at: Time
+    source_id: str | None
 
 
 class ActivityPage(Shape, frozen=True):
@@ -311,7 +313,10 @@ class AnalyticsQuery(Given, frozen=True):
 
 
 class Totals(Shape, frozen=True):
-    """Sums. `cache_hit_rate` is the part of the prompts' tokens that came from a cache, 0 to 1."""
+    """Sums. `cache_hit_rate` is the part of the prompts' tokens that came from a cache, 0 to 1.
+
+    `repeated_requests` were answered with another request's answer: they have no tokens and no cost.
+    """
 
     requests: int
     errors: int
@@ -321,6 +326,7 @@ class Totals(Shape, frozen=True):
     completion_tokens: int
     reasoning_tokens: int
     cost: float
+    repeated_requests: int
     cache_hit_rate: float
 
 

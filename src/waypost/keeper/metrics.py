@@ -63,6 +63,7 @@ class Metrics:
         self._tokens: dict[Labels, list[int]] = {}
         self._cost: defaultdict[Labels, int] = defaultdict(int)
         self._attempts: defaultdict[Labels, int] = defaultdict(int)
+        self._repeated: defaultdict[Labels, int] = defaultdict(int)
         self._latency: dict[Labels, Histogram] = {}
         self._first_token: dict[Labels, Histogram] = {}
         self._lease_calls = 0
@@ -93,6 +94,8 @@ class Metrics:
                 if count:
                     tokens[number] += count
             self._cost[model, provider, opened.plan] += settled.cost
+        if settled.source:
+            self._repeated[model,] += 1
         if settled.provider:
             observe(self._latency, (model, provider), LATENCY, settled.latency / 1000)
             if settled.first_token:
@@ -134,6 +137,8 @@ class Metrics:
         yield histogram("latency_seconds", "From arrival to the end.", by_upstream, LATENCY, self._latency)
         about = "From arrival to the first byte of the answer."
         yield histogram("first_token_seconds", about, by_upstream, FIRST_TOKEN, self._first_token)
+        about = "Requests answered with another request's answer."
+        yield counter("requests_repeated", about, ("model",), self._repeated)
         about = "Attempts at an upstream that brought no answer."
         yield counter("attempts_failed", about, ("provider", "code"), self._attempts)
         yield counter("lease_calls", "Times that a worker asked for more of a limit.", (), {(): self._lease_calls})

@@ -155,10 +155,11 @@ def settled_columns(line: Settled) -> tuple[object, ...]:
         line.first_token,
         line.latency,
         line.raw,
+        shown(line.source),
     )
 
 
-_NOT_SETTLED = (None,) * 14
+_NOT_SETTLED = (None,) * 15
 
 
 def attempted_columns(line: Attempted) -> tuple[object, ...]:
@@ -217,11 +218,11 @@ def _add_to_day(days: dict[DayKey, list[int]], opened: Opened, line: Settled) ->
     key = (opened.account, day_of(opened.at), opened.key, cut(opened.model), line.provider)
     sums = days.get(key)
     if sums is None:
-        sums = days[key] = [0] * 8
-    add_to_sums(sums, line.code, line.usage, line.cost)
+        sums = days[key] = [0] * 9
+    add_to_sums(sums, line.code, line.usage, line.cost, is_repeated=bool(line.source))
 
 
-def add_to_sums(sums: list[int], code: str, usage: Usage, cost: int) -> None:
+def add_to_sums(sums: list[int], code: str, usage: Usage, cost: int, *, is_repeated: bool) -> None:
     """Add one request to the sums of its day: the columns of `days` after its key, in order."""
     cache_write = usage.cache_write_5m + usage.cache_write_1h
     sums[0] += 1
@@ -233,6 +234,7 @@ def add_to_sums(sums: list[int], code: str, usage: Usage, cost: int) -> None:
     sums[5] += usage.output + usage.reasoning + usage.audio_output + usage.image_output
     sums[6] += usage.reasoning
     sums[7] += cost
+    sums[8] += is_repeated
 
 
 def charge(meter: str, held: int, requests: int, tokens: int, cost: int) -> int:

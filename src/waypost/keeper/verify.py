@@ -60,7 +60,8 @@ class Counted:
             self.open[row.journal].append(row.id)
             return
         key = (row.account_id, day_of(row.at), row.key_id, row.model, row.provider)
-        add_to_sums(self.days[key], row.code, _usage.decode(row.usage), row.cost)
+        usage = _usage.decode(row.usage)
+        add_to_sums(self.days[key], row.code, usage, row.cost, is_repeated=bool(row.source))
         if row.price:
             self.prices.setdefault(row.price, row.id)
 
@@ -148,7 +149,7 @@ async def _reading(database: Database) -> AsyncIterator[Fetch]:
 
 
 async def _pages(fetch: Fetch) -> AsyncIterator[AnyRow]:
-    names = "id account_id key_id at model holds journal status code provider requests tokens cost price usage"
+    names = "id account_id key_id at model holds journal status code provider requests tokens cost price usage source"
     statement = select(*(requests.c[name] for name in names.split())).order_by(requests.c.id).limit(PAGE)
     after = ""
     while rows := await fetch(statement.where(requests.c.id > after)):

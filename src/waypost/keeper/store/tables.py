@@ -127,6 +127,7 @@ requests = Table(
     Column("first_token", BigInteger, nullable=True),
     Column("latency", BigInteger, nullable=True),
     Column("raw", LargeBinary, nullable=True),
+    Column("source", String(26), nullable=True),  # the request whose answer was given again; "": it has its own
     Index("ix_requests_account_id_id", "account_id", "id"),
     # The open ones: a handful, looked for at every start.
     Index("ix_requests_open", "journal", sqlite_where=text("status IS NULL"), postgresql_where=text("status IS NULL")),
@@ -163,6 +164,7 @@ days = Table(
     Column("completion", BigInteger, nullable=False),
     Column("reasoning", BigInteger, nullable=False),
     Column("cost", BigInteger, nullable=False),
+    Column("repeated", BigInteger, nullable=False, server_default="0"),  # requests with another's answer
     sqlite_with_rowid=False,
 )
 

@@ -11,6 +11,7 @@ from waypost.api import shapes
 from waypost.errors import BY_CODE, Refusal
 from waypost.keeper.web import queries
 from waypost.keeper.web.asking import Asked
+from waypost.keeper.web.receipts import maybe_source
 from waypost.keeper.web.sources import Sources, iso, maybe_iso, maybe_usd, nano, parse_iso, usd
 from waypost.messages import (
     AnyMessage,
@@ -50,7 +51,12 @@ async def get_activity(sources: Sources, asked: Asked) -> shapes.ActivityPage:
     page = asked.query
     async with sources.database.reading() as connection:
         rows = await queries.read_activity(connection, asked.caller.account_id, page.limit, page.offset)
-    data = [shapes.Activity(f"chatcmpl_{row.id}", row.model, maybe_usd(row.cost), iso(row.at / 1000)) for row in rows]
+    data = [
+        shapes.Activity(
+            f"chatcmpl_{row.id}", row.model, maybe_usd(row.cost), iso(row.at / 1000), maybe_source(row.source)
+        )
+        for row in rows
+    ]
     return shapes.ActivityPage(data, page.limit, page.offset)
 
 
@@ -78,6 +84,7 @@ def sums(row: queries.AnyRow) -> dict[str, Any]:
         "completion_tokens": values["completion"],
         "reasoning_tokens": values["reasoning"],
         "cost": usd(values["cost"]),
+        "repeated_requests": values["repeated"],
         "cache_hit_rate": round(values["cache_read"] / values["prompt"], 6) if values["prompt"] else 0.0,
     }
 

@@ -22,6 +22,7 @@ SUMS: tuple[str, ...] = (
     "completion",
     "reasoning",
     "cost",
+    "repeated",
 )
 """The columns of `days` that add up."""
 
@@ -91,7 +92,7 @@ async def read_activity(connection: AsyncConnection, account: int, limit: int, o
         .subquery()
     )
     statement = (
-        select(requests.c.id, requests.c.model, requests.c.cost, requests.c.at)
+        select(requests.c.id, requests.c.model, requests.c.cost, requests.c.at, requests.c.source)
         .join_from(requests, page, page.c.id == requests.c.id)
         .order_by(requests.c.id.desc())
     )

@@ -24,6 +24,11 @@ def parse_request_id(text: str) -> str:
     return match[1] if match is not None else ""
 
 
+def maybe_source(id: str | None) -> str | None:
+    """The id of the request whose answer was given again; None where it was not."""
+    return f"chatcmpl_{id}" if id else None
+
+
 def receipt(row: AnyRow, attempts: Sequence[AnyRow]) -> shapes.Receipt:
     """A row of `requests` with the `terms` of its price, and its rows of `attempts`."""
     is_open = row.status is None
@@ -34,6 +39,7 @@ def receipt(row: AnyRow, attempts: Sequence[AnyRow]) -> shapes.Receipt:
         model=row.model,
         created_at=iso(row.at / 1000),
         streamed=row.stream,
+        source_id=maybe_source(row.source),
         cancelled=row.code in CANCELLED,
         status=row.status,
         error_code=row.code or None,
