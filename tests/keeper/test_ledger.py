@@ -201,8 +201,8 @@ def test_what_a_dead_worker_left_open_is_closed_as_an_estimate(url):
                 assert await ledger.catch_up(30)
                 assert ledger.live == [writer.name]
                 writer.write(opened(3))
-                # Torn: nobody has seen what follows from it. Its last byte is a zero, as what is not written reads.
-                writer.put(render_frame(settled(3))[:-2])
+                # Torn: nobody has seen what follows from it. Its last bytes are zeros, as what is not written reads.
+                writer.put(render_frame(settled(3))[:-12])
             await ledger.close_dead()
             assert ledger.live == [] and os.listdir(data / "journal") == []
             rows = await columns(
