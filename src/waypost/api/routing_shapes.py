@@ -72,6 +72,7 @@ class Preflight(Shape, frozen=True):
     candidates: list[ShownCandidate]
     dropped: list[DroppedCandidate]
     parameters: ParameterChanges
+    messages_left_out: int
     estimated_input_tokens: int
     max_output_tokens: int
     worst_case_cost: str | None

@@ -25,6 +25,7 @@ from waypost.policy.routing import refusal as nobody
 from waypost.policy.stickiness import Conversation
 from waypost.pricing import reserve
 from waypost.worker.books import Books
+from waypost.worker.history import fitted
 from waypost.worker.presets import expand
 from waypost.worker.resolve import Resolved, needs, resolve
 from waypost.worker.thinking import has_own_word
@@ -33,7 +34,7 @@ from waypost.worker.upstreams import Upstream
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
 
-GATEWAYS_OWN = ("provider", "models", "session_id", "usage")  # obeyed here, and never sent on
+GATEWAYS_OWN = ("provider", "models", "session_id", "usage", "plugins")  # obeyed here, and never sent on
 
 
 async def preflight(worker: Worker, exchange: Exchange, identity: Identity) -> shapes.Preflight:
@@ -41,6 +42,7 @@ async def preflight(worker: Worker, exchange: Exchange, identity: Identity) -> s
     request = await expand(worker.presets, worker.snapshot, identity, parse_request(exchange.body))
     found = await resolve(worker, worker.snapshot, identity, request)
     conversation = Conversation(identity.account, request.fields, exchange.head.get_all)
+    request = fitted(exchange.head, request, found.route)
     chosen = choose(found, request, request.body, conversation, worker.clock())
     tokens, output = estimate_tokens(request.body), (request.max_output or OUTPUT_RESERVE) * request.choices
     cost = worst_cost(found.upstreams, tokens, output)
@@ -116,8 +118,9 @@ def describe(
         parameters=shapes.ParameterChanges(
             changed=["model", *(["stream_options"] if request.stream else []), *reasoning],
             dropped=list(request.ignored),
-            obeyed_here=[name for name in GATEWAYS_OWN if name in fields],
+            obeyed_here=[name for name in GATEWAYS_OWN if name in fields and name not in request.ignored],
         ),
+        messages_left_out=request.left_out.messages if request.left_out is not None else 0,
         estimated_input_tokens=tokens,
         max_output_tokens=output,
         worst_case_cost=dollars(cost),
