@@ -22,6 +22,9 @@ is_id = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullma
 _plain = re.compile(r"(?P<name>[^:@]*)(?::(?P<version>[0-9]{1,9}))?(?P<suffixes>(?::[a-z]+)*)", re.DOTALL).fullmatch
 
 NULL: Final = msgspec.Raw(b"null")
+ABSENT: Final = msgspec.Raw(b"")
+"""In the place of None, which msgspec does not know beside `Raw`."""
+
 encode = msgspec.json.Encoder().encode
 decode_fields = msgspec.json.Decoder(Fields).decode
 decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -102,15 +105,18 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One version of a preset. `model` None: any. `params` are fields of the request as they are, none of them null."""
+    """One version of a preset. `model` None: any. `params` are fields of the request as they are, none of them null.
+
+    `response_format` and `provider` are empty where there are none.
+    """
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=MODEL)] | None = None
     allow_model_override: bool = False
     system_prompt: str | None = None
     params: Fields | None = None
     tools: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=TOOLS)] | None = None
-    response_format: msgspec.Raw | None = None
-    provider: msgspec.Raw | None = None
+    response_format: msgspec.Raw = ABSENT
+    provider: msgspec.Raw = ABSENT
     cache: Cache | None = None
 
 
@@ -169,14 +175,19 @@ def parse_body(data: bytes) -> Body:
     _check_params(params)
     if body.tools is not None:
         check_tools(body.tools)
-    for name in ("response_format", "provider"):
-        raw = getattr(body, name)
-        if raw is not None and raw != NULL and not bytes(raw).startswith(b"{"):
-            raise invalid(name, "must be an object")
-    if body.provider is not None:
-        parse_provider(bytes(body.provider))
-    nulls = {name: None for name in ("response_format", "provider") if getattr(body, name) == NULL}
-    return msgspec.structs.replace(body, params=params or None, tools=body.tools or None, **nulls)
+    objects = {name: _object(body, name) for name in ("response_format", "provider")}
+    if objects["provider"]:
+        parse_provider(bytes(objects["provider"]))
+    return msgspec.structs.replace(body, params=params or None, tools=body.tools or None, **objects)
+
+
+def _object(body: Body, name: str) -> msgspec.Raw:
+    raw: msgspec.Raw = getattr(body, name)
+    if raw in (ABSENT, NULL):
+        return ABSENT
+    if not bytes(raw).startswith(b"{"):
+        raise invalid(name, "must be an object")
+    return raw
 
 
 def _check_model(body: Body) -> None:
@@ -201,7 +212,10 @@ def _check_params(params: Fields) -> None:
     except msgspec.ValidationError as error:
         raise wrong(error, "params") from None
     if "models" in params:
-        parse_models(bytes(params["models"]))
+        try:
+            parse_models(bytes(params["models"]))
+        except Refusal as refusal:
+            raise invalid("params.models", refusal.message.partition(": ")[2].rstrip(".")) from None
 
 
 def check_tools(tools: list[msgspec.Raw]) -> None:
@@ -246,6 +260,10 @@ def identity_of(tool: msgspec.Raw, where: str) -> tuple[str, str]:
     return kind, named.name or named.server_label or ""
 
 
+_unknown = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL).fullmatch
+_missing = re.compile(r"Object missing required field `(.*)`", re.DOTALL).fullmatch
+
+
 def invalid(field: str, what: str) -> Refusal:
     """A refusal that names the field."""
     return Refusal("INVALID_REQUEST", f"{field}: {what}.", param=field)
@@ -255,9 +273,10 @@ def wrong(error: msgspec.ValidationError, above: str = "") -> Refusal:
     """What msgspec says of a value, with the innermost field's name in front."""
     message, _, path = str(error).partition(" - at `$")
     field = above + path.removesuffix("`")
-    missing = re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL)
-    if missing is not None:
-        field, message = f"{field}.{missing[1][:64]}", "There is no such field"
+    for pattern, what in ((_unknown, "there is no such field"), (_missing, "is required")):
+        match = pattern(message)
+        if match is not None:
+            field, message = f"{field}.{match[1][:64]}", what
     field = field.removeprefix(".")
     return invalid(field or "preset", message[:1].lower() + message[1:])
 
@@ -397,9 +416,9 @@ def merge(fields: Fields, body: Body, model: str) -> Fields:
         same = next((names for names in ALIASES if name in names), frozenset({name}))
         if said.isdisjoint(same) and not (thinks and "reasoning" in same):
             gaps[name] = value
-    if body.response_format is not None and "response_format" not in said:
+    if body.response_format != ABSENT and "response_format" not in said:
         gaps["response_format"] = body.response_format
-    if body.provider is not None:
+    if body.provider != ABSENT:
         gaps["provider"] = _fill(merged["provider"], body.provider) if "provider" in said else body.provider
     if body.tools is not None:
         gaps["tools"] = _unite(merged["tools"] if "tools" in said else None, body.tools)
