@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pathlib
 import secrets
+import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,12 +20,13 @@ import pytest
 from tests.faults.hosts import Host, host
 from tests.harness import Answer, Client, chat_body, post, provider, wait_until
 from tests.http.nonces import fresh_nonce, times_seen
-from tests.http.upstream import Asked, Upstream, completion, response, upstream
+from tests.http.upstream import Asked, Upstream, completion, plays, response, upstream
+from tests.postgres import PostgresServer
 from tests.sim.running import Running
+from waypost.claims import ANSWER_LIMIT
 
 CONFIG = """
 [server]
-keepalive = 1
 cors = ["https://app.example"]
 [plans.open]
 [plans.few]
@@ -43,6 +48,14 @@ def raw() -> Iterator[Upstream]:
 def served(simulator: Running, raw: Upstream) -> Iterator[Host]:
     """Two workers; whoever kills anything starts a host of its own."""
     with host(provider("sim", simulator.base) + provider("raw", raw.base()) + CONFIG, workers=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lively(simulator: Running) -> Iterator[Host]:
+    """The same, where a stream that waits is sent a comment every second."""
+    text = provider("sim", simulator.base) + CONFIG.replace("[server]", "[server]\nkeepalive = 1")
+    with host(text, workers=2) as running:
         yield running
 
 
@@ -301,6 +314,26 @@ def test_a_stream_that_broke_off_is_not_kept(simulator: Running, caller: Caller)
     assert times_seen(simulator, mark) == 2
 
 
+@pytest.mark.parametrize(("size", "kept"), [(ANSWER_LIMIT // 2, True), (2 * ANSWER_LIMIT, False)])
+def test_an_answer_that_is_too_large_is_not_kept(raw: Upstream, caller: Caller, size: int, kept: bool) -> None:
+    said = secrets.token_urlsafe(size)  # of four bytes three are left when it is compressed
+    name, key = f"large-{size}", fresh_key()
+    raw.scripts[name] = plays(response(completion(said)))
+    assert caller.ask(f"raw/{name}", "Hello", key).text == said
+    if kept:
+        assert all(replayed(caller.ask(f"raw/{name}", "Hello", key)) for _ in range(6))
+    else:  # its worker may have it until it has been found too large
+        wait_until(lambda: not replayed(caller.ask(f"raw/{name}", "Hello", key)), "it to be made again")
+    assert sum(asked.model == name for asked in raw.asked) == (1 if kept else 2)
+
+
+def test_an_answer_that_says_that_it_failed_is_not_kept(raw: Upstream, caller: Caller) -> None:
+    raw.scripts["half"] = plays(response(completion("half").replace(b'"stop"', b'"error"')))
+    key = fresh_key()
+    first, second = (caller.ask("raw/half", "Hello", key) for _ in range(2))
+    assert (first.status, second.status, replayed(second)) == (200, 200, False)
+
+
 def test_those_that_share_an_answer_share_its_end(simulator: Running, caller: Caller) -> None:
     mark, key = fresh_nonce("shared"), fresh_key()
     with ThreadPoolExecutor(12) as pool:
@@ -328,11 +361,14 @@ def test_a_caller_that_leaves_finds_its_answer_later(
     with caller.begin(model, mark, key, stream=stream):
         wait_until(lambda: times_seen(simulator, mark), "it to be asked")
     answer = caller.ask(model, mark, key, stream=stream)
-    assert answer.status == 200 and replayed(answer) and mark in answer.text
+    said = answer.chunks if stream else [answer.json]
+    assert answer.status == 200 and mark in answer.text
+    assert replayed(answer) or answer.body.startswith(b":"), "the head of one that was kept waiting leaves before"
     assert simulator.ended(mark, "complete") and times_seen(simulator, mark) == 1
     ((id, *rest),) = rows(served, caller)
-    assert answer.header("x-request-id") == f"chatcmpl_{id}" and rest == [200, "", 1]
-    assert caller.ask(model, mark, key, stream=stream).body == answer.body
+    assert said[0]["id"] == f"chatcmpl_{id}" and rest == [200, "", 1]
+    again = caller.ask(model, mark, key, stream=stream)
+    assert replayed(again) and (again.chunks if stream else [again.json]) == said
 
 
 def test_a_caller_that_leaves_in_the_middle_of_its_stream(simulator: Running, caller: Caller) -> None:
@@ -344,8 +380,8 @@ def test_a_caller_that_leaves_in_the_middle_of_its_stream(simulator: Running, ca
     assert times_seen(simulator, mark) == 1
 
 
-def test_a_waiting_stream_is_kept_alive_and_waiting_has_an_end(simulator: Running, caller: Caller) -> None:
-    mark, key = fresh_nonce("hasty"), fresh_key()
+def test_a_waiting_stream_is_kept_alive_and_waiting_has_an_end(lively: Host) -> None:
+    caller, mark, key = Caller(lively), fresh_nonce("hasty"), fresh_key()
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(caller.ask, "route/hasty", mark, key, stream=True) for _ in range(8)]
         answers = [each.result() for each in asked]
@@ -354,21 +390,159 @@ def test_a_waiting_stream_is_kept_alive_and_waiting_has_an_end(simulator: Runnin
         assert b'"error"' in answer.body and answer.body.endswith(b"data: [DONE]\n\n")
 
 
-def test_streams_that_are_ended_end_for_all_that_share_them(simulator: Running, caller: Caller) -> None:
-    mark, key, model = fresh_nonce("killed"), fresh_key(), "sim/gap-50+words-600"
-    clients = [caller.begin(model, mark, key, stream=True) for _ in range(6)]
-    try:
+def test_streams_that_are_ended_end_for_all_that_share_them(simulator: Running, lively: Host) -> None:
+    caller, mark, key, model = Caller(lively), fresh_nonce("killed"), fresh_key(), "sim/gap-50+words-600"
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(caller.begin(model, mark, key, stream=True)) for _ in range(12)]
         for client in clients:
-            client.until(b"data: ")
+            client.until(b"\r\n\r\n")  # those of the other worker begin with a comment
         with caller.served.connect() as client:
             client.send(post("/v1/user/streams/kill", b"", f"authorization: Bearer {caller.key}"))
-            assert client.answer().status == 200
-        ended = 0
+            assert client.answer().json == {"killed_streams": 12}
         for client in clients:
-            client.sock.settimeout(2)
-            with contextlib.suppress(TimeoutError):
-                ended += client.until(b"data: [DONE]\n\n").endswith(b"data: [DONE]\n\n")
-        assert ended >= 1
-    finally:
-        for client in clients:
-            client.sock.close()
+            assert b'"error"' not in client.until(b"data: [DONE]\n\n")
+    assert times_seen(simulator, mark) == 1
+    again = caller.begin(model, mark, key, stream=True)
+    again.until(b"data: ")
+    again.sock.close()
+    assert times_seen(simulator, mark) == 2, "what was ended is not kept"
+
+
+# What dies
+
+
+@pytest.fixture
+def own(simulator: Running) -> Iterator[Host]:
+    """A host of the test's own, to be hurt."""
+    with host(provider("sim", simulator.base) + CONFIG, workers=2) as running:
+        yield running
+
+
+def worker_of(served: Host, client: Client) -> int:
+    """The pid of the worker at the other end."""
+    ports = f"0100007F:{served.address[1]:04X}", f"0100007F:{client.sock.getsockname()[1]:04X}"
+    lines = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = [line[9] for line in lines if (line[1], line[2]) == ports]
+    for pid in served.workers():
+        for each in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.readlink(each) == f"socket:[{inode}]":
+                    return pid
+    raise AssertionError("nobody has that connection")
+
+
+def until_there(caller: Caller, model: str, asked: str, key: str, **fields: Any) -> Answer:
+    """Ask as a client with retries does: as long as it is told to try again."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError, AssertionError):
+            answer = caller.ask(model, asked, key, **fields)
+            if answer.status != 503:
+                return answer
+        assert time.monotonic() < deadline, "no answer"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_worker_is_killed_that_was_answering(simulator: Running, own: Host, stream: bool) -> None:
+    caller, mark, key, model = Caller(own), fresh_nonce("killed-worker"), fresh_key(), "sim/ttft-3000"
+    with caller.begin(model, mark, key, stream=stream) as first, ThreadPoolExecutor(8) as pool:
+        wait_until(lambda: times_seen(simulator, mark), "it to be asked")
+        others = [pool.submit(until_there, caller, model, mark, key, stream=stream) for _ in range(8)]
+        time.sleep(0.3)  # they are waiting by now, on either worker; if not, they come a little later
+        own.kill(worker_of(own, first))
+        answers = [each.result() for each in others]
+    assert {answer.status for answer in answers} == {200}
+    assert len({json.dumps(answer.chunks if stream else answer.json) for answer in answers}) == 1
+    assert times_seen(simulator, mark) == 2, "the one that died, and one more"
+    assert replayed(caller.ask(model, mark, key, stream=stream))
+
+
+def test_everything_is_killed_and_what_was_stored_is_there(simulator: Running, own: Host) -> None:
+    caller, mark, key = Caller(own), fresh_nonce("crash"), fresh_key()
+    first = caller.ask("sim/demo", mark, key)
+    wait_until(lambda: stored(own), "it to be stored")
+    with caller.begin("sim/ttft-2000", mark + "-open", key + "-open"):
+        wait_until(lambda: times_seen(simulator, mark + "-open"), "it to be asked")
+        own.kill_all()
+    own.start()
+    again = caller.ask("sim/demo", mark, key)
+    assert replayed(again) and again.body == first.body
+    opened = until_there(caller, "sim/ttft-2000", mark + "-open", key + "-open")
+    assert not replayed(opened) and times_seen(simulator, mark + "-open") == 2
+
+
+def stored(served: Host) -> int:
+    """How many answers the database holds."""
+    with contextlib.closing(sqlite3.connect(served.data / "waypost.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM answers WHERE size > 0").fetchone()[0])
+
+
+def test_the_keeper_is_killed_while_an_answer_is_made(simulator: Running, own: Host) -> None:
+    caller, mark, key, model = Caller(own), fresh_nonce("keeper"), fresh_key(), "sim/ttft-500"
+    with caller.begin(model, mark, key) as first:
+        wait_until(lambda: times_seen(simulator, mark), "it to be asked")
+        own.kill(own.keeper())
+        body = first.answer().body
+    answers = [until_there(caller, model, mark, key) for _ in range(6)]
+    assert {answer.body for answer in answers} == {body} and all(map(replayed, answers))
+    wait_until(lambda: stored(own), "the next keeper to be told of it")
+    own.kill(own.keeper())
+    assert until_there(caller, model, mark, key).body == body
+    assert times_seen(simulator, mark) == 1
+
+
+def test_nothing_is_made_with_a_key_while_the_keeper_is_away(simulator: Running, own: Host) -> None:
+    caller, mark, key = Caller(own), fresh_nonce("away"), fresh_key()
+    for _ in range(8):  # both workers know the caller
+        assert caller.ask("sim/demo", "Hello", fresh_key()).status == 200
+    own.kill(own.keeper(), number=signal.SIGSTOP)
+    refused = caller.ask("sim/demo", mark, key)
+    assert (refused.status, refused.code) == (503, "UNAVAILABLE")
+    assert "Idempotency-Key" in refused.json["error"]["message"] and refused.header("retry-after") == "1"
+    assert not times_seen(simulator, mark)
+    own.kill(*own.stopped, number=signal.SIGCONT)
+    assert until_there(caller, "sim/demo", mark, key).status == 200
+    assert times_seen(simulator, mark) == 1
+
+
+def test_an_answer_whose_caller_has_left_does_not_hold_up_the_end(simulator: Running, own: Host) -> None:
+    caller, mark = Caller(own), fresh_nonce("end")
+    with caller.begin("sim/ttft-200+gap-200+words-500", mark, fresh_key(), stream=True) as client:
+        client.until(b"data: ")
+    assert own.stop() == 0
+    done = own.run("ledger", "verify")
+    assert done.returncode == 0, done.stdout
+    assert simulator.ended(mark, "client-gone")
+
+
+# Two hosts
+
+
+def test_two_hosts_on_one_database(simulator: Running, postgres: PostgresServer) -> None:
+    model = "sim/ttft-700+gap-2"
+    with postgres.fresh() as url, contextlib.ExitStack() as stack:
+        text = provider("sim", simulator.base) + CONFIG + f'[store]\ndatabase = "{url}"\n'
+        hosts = [stack.enter_context(host(text, workers=1)) for _ in range(2)]
+        one = Caller(hosts[0], "ann")
+        callers = [one, Caller(hosts[1], key=one.key)]
+        for stream in (False, True):
+            mark, key = fresh_nonce("hosts"), fresh_key()
+            with ThreadPoolExecutor(20) as pool:
+                asked = [pool.submit(callers[each % 2].ask, model, mark, key, stream=stream) for each in range(20)]
+                answers = [each.result() for each in asked]
+            assert len({json.dumps(answer.chunks if stream else answer.json) for answer in answers}) == 1
+            assert [answer.status for answer in answers] == [200] * 20 and mark in answers[0].text
+            assert times_seen(simulator, mark) == 1
+            assert [caller.ask(model, "other", key).code for caller in callers] == ["IDEMPOTENCY_KEY_REUSED"] * 2
+        # A host dies: what it was answering is waited for, until it is back and says that there is none.
+        mark, key = fresh_nonce("dead-host"), fresh_key()
+        with callers[0].begin("sim/ttft-3000", mark, key):
+            wait_until(lambda: times_seen(simulator, mark), "it to be asked")
+            hosts[0].kill_all()
+        with callers[1].begin("sim/demo", mark, key) as other, callers[1].begin("sim/ttft-3000", mark, key) as second:
+            assert other.answer().code == "IDEMPOTENCY_KEY_REUSED"
+            time.sleep(1.0)
+            assert times_seen(simulator, mark) == 1
+            hosts[0].start()
+            assert second.answer().status == 200 and times_seen(simulator, mark) == 2

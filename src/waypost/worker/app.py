@@ -85,7 +85,8 @@ class Worker:
             worker=number,
             journal=self.journal.name,
             leases=self.leases,
-            on_kill=lambda account: self.books.kill_streams(account),
+            # Those that wait first: they are not to begin when others end.
+            on_kill=lambda account: self.idempotency.kill_streams(account) + self.books.kill_streams(account),
             on_preset=lambda news: self.presets.forget(news),
             on_news=lambda news: self.watch.hear(news, self.clock()) if news is not None else self.watch.linked(),
         )

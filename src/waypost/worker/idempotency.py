@@ -35,6 +35,7 @@ from waypost.worker.answers import EVENTS, cors_lines
 from waypost.worker.attempt import WAITING
 from waypost.worker.link import KeeperUnavailable, Link
 from waypost.worker.recording import FAILED
+from waypost.worker.relay import DONE
 from waypost.worker.sharing import Flight, LeadingExchange, Listener
 from waypost.worker.walk import Signal
 
@@ -67,6 +68,9 @@ UNDELIVERED: Final = 64 * 1024 * 1024
 
 SMALL: Final = 128 * 1024
 """Bytes that are compressed in the event loop: less than a millisecond."""
+
+LAST: Final = 3
+"""Pieces at the end of an answer among which is the one that says how it ended."""
 
 REPLAYED: Final = b"idempotency-replayed: true\r\n"
 
@@ -155,6 +159,7 @@ class Keyed(msgspec.Struct, frozen=True):
 LEAD: Final = "lead"
 JOIN: Final = "join"
 AGAIN: Final = "again"
+KILLED: Final = "killed"
 Verdict = str | Refusal
 
 
@@ -164,6 +169,7 @@ class Waiting:
     def __init__(self, exchange: Exchange, request: Keyed, keepalive: float, deadlines: Deadlines) -> None:
         self.verdict: Signal[Verdict] = Signal()
         self.body = request.body
+        self.stream = request.stream
         self._exchange = exchange
         self._request = request
         self._keepalive = keepalive if request.stream and keepalive else NEVER
@@ -180,6 +186,12 @@ class Waiting:
         self._exchange.start(200, self._request.early_lines + self._request.own_lines)
         self._exchange.write(WAITING)
         self.deadline = min(self._request.ends, now + self._keepalive)
+
+    def kill(self) -> None:
+        """The account has ended its streams."""
+        self._exchange.start(200, self._request.early_lines + self._request.own_lines)
+        self._exchange.end(DONE)
+        self.verdict.set(KILLED)
 
 
 class Case:
@@ -216,6 +228,17 @@ class Idempotency:
         for task in self._tasks:
             task.cancel()
 
+    def kill_streams(self, account: int) -> int:
+        """End an account's streams that wait; how many there were, and of those that end with what they listen to."""
+        count = 0
+        for case in [case for case in self._cases.values() if case.request.account == account]:
+            waiting = [each for each in case.waiting if each.stream]
+            for each in waiting:
+                each.kill()
+            is_open = case.flight is not None and case.flight.stream and not case.flight.is_over
+            count += len(waiting) + (case.flight.listening if case.flight is not None and is_open else 0)
+        return count
+
     async def answer(self, exchange: Exchange, request: Keyed, keepalive: float) -> Exchange | None:
         """As `once`."""
         while True:
@@ -227,6 +250,8 @@ class Idempotency:
                 verdict = await self._wait(case, Waiting(exchange, request, keepalive, self._deadlines))
                 if isinstance(verdict, Refusal):
                     raise verdict
+                if verdict == KILLED:
+                    return None
                 if verdict == LEAD and case.flight is not None:
                     return LeadingExchange(exchange, case.flight, request.early_lines)
             if case.flight is None:
@@ -314,11 +339,12 @@ class Idempotency:
 
     def _over(self, case: Case, flight: Flight) -> None:
         """It is whole: the keeper gets it, and until then it is here. Or there is none: the next request may try."""
-        if flight.is_whole and self._undelivered + flight.size <= UNDELIVERED:
+        is_good = flight.is_whole and not any(FAILED(piece) for piece in flight.pieces[-LAST:])
+        if is_good and self._undelivered + flight.size <= UNDELIVERED:
             self._undelivered += flight.size
             self._run(self._deliver(case, flight))
             return
-        if flight.is_whole:
+        if is_good:
             log.error("an answer with an %s is not kept: too many wait for the keeper", HEADER)
         self._cases.pop(case.request.scope, None)
         self._release(case)
@@ -370,10 +396,8 @@ class Idempotency:
 
 
 async def packed(flight: Flight) -> bytes | None:
-    """The bytes to store; None for what is not kept: too much, or an answer that says that it failed."""
+    """The bytes to store; None where they are too many."""
     told = Told(flight.headers, flight.stream, flight.pieces)
-    if FAILED(b"".join(flight.pieces)) is not None:
-        return None
     content = pack(told) if flight.size <= SMALL else await asyncio.to_thread(pack, told)
     if len(content) > ANSWER_LIMIT:
         log.warning("an answer of %d bytes with an %s is too large to be kept", flight.size, HEADER)

@@ -55,6 +55,11 @@ class Flight:
         """Nothing more is to come."""
         return self.is_whole or self.why is not None
 
+    @property
+    def listening(self) -> int:
+        """How many there are."""
+        return len(self._listeners)
+
     def add(self, piece: bytes) -> None:
         """Part of the answer."""
         self.pieces.append(piece)
