@@ -133,19 +133,19 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/presets", "management", "list_presets",
              "The account's presets.", preset_shapes.PresetList, burst=SOMETIMES),
     Endpoint("POST", "/v1/presets", "management", "create_preset",
-             "A new preset.", preset_shapes.Preset, body=preset_shapes.NewPreset, burst=SOMETIMES, most=PRESET),
+             "A new preset.", preset_shapes.Preset, body=preset_shapes.NewPreset, burst=OFTEN, most=PRESET),
     Endpoint("GET", "/v1/presets/{preset}", "management", "read_preset",
              "One preset, by its slug or id.", preset_shapes.Preset, query=preset_shapes.PresetQuery, burst=OFTEN),
     Endpoint("PATCH", "/v1/presets/{preset}", "management", "update_preset",
              "Change a preset: a new version, or which version counts.",
-             preset_shapes.Preset, body=preset_shapes.PresetChanges, burst=SOMETIMES, most=PRESET),
+             preset_shapes.Preset, body=preset_shapes.PresetChanges, burst=OFTEN, most=PRESET),
     Endpoint("DELETE", "/v1/presets/{preset}", "management", "delete_preset",
-             "Delete a preset with all its versions.", shapes.Message, burst=SOMETIMES),
+             "Delete a preset with all its versions.", shapes.Message, burst=OFTEN),
     Endpoint("GET", "/v1/presets/{preset}/versions", "management", "list_preset_versions",
              "A preset's versions.", preset_shapes.PresetVersionList, burst=OFTEN),
     Endpoint("POST", "/v1/presets/{preset}/chat/completions", "management", "save_preset",
              "Keep a chat completion request as a preset of this slug, or as its next version.",
-             preset_shapes.Preset, body=preset_shapes.SavedRequest, burst=SOMETIMES, most=PRESET),
+             preset_shapes.Preset, body=preset_shapes.SavedRequest, burst=OFTEN, most=PRESET),
 )  # fmt: skip
 
 BY_NAME: dict[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINTS}
