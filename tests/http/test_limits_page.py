@@ -7,11 +7,15 @@ import re
 
 import msgspec
 
+from waypost.claims import ANSWER_LIMIT
 from waypost.formats.json_gate import DEPTH, DIGITS, KEYS
 from waypost.http.client import HEAD_LIMIT
 from waypost.http.message import Limits
 from waypost.http.pool import PENDING
+from waypost.keeper.store.answers import ACCOUNT_LIMIT, ROOM_SECONDS, ROW
+from waypost.worker.idempotency import LONGEST_KEY, UNDELIVERED
 from waypost.worker.relay import BODY_LIMIT, EVENT_LIMIT
+from waypost.worker.sharing import STREAM_LIMIT
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "limits.md").read_text()
 UNITS = {"KiB": 1024, "MiB": 1024 * 1024}
@@ -51,5 +55,21 @@ def test_other_limits_are_on_the_page() -> None:
 
 def test_nothing_else_is_on_the_page() -> None:
     own = {"limit", "---", "depth", "keys", "digits", "head", "requests waiting for a connection"}
-    own |= {"body of an answer that is no stream", "one event of a stream"}
+    own |= {"body of an answer that is no stream", "one event of a stream", *KEPT}
     assert set(rows()) - own == set(Limits.__struct_fields__)
+
+
+KEPT = {
+    "key": LONGEST_KEY,
+    "stream that is written down": STREAM_LIMIT,
+    "one kept answer, compressed": ANSWER_LIMIT,
+    "kept answers of one account": ACCOUNT_LIMIT,
+    "answers that wait for a keeper that is away": UNDELIVERED,
+}
+
+
+def test_limits_of_kept_answers_are_on_the_page() -> None:
+    page = rows()
+    assert {name: number(page[name]) for name in KEPT} == KEPT
+    assert f"with {ROW // 1024} KiB for each" in page["kept answers of one account"]
+    assert f"at least every {ROOM_SECONDS:g} seconds" in PAGE
