@@ -328,7 +328,7 @@ def test_when_another_price_may_begin(prices_listed: PriceList) -> None:
             found = prices_listed.price(name, model.id, datetime.fromtimestamp(record.until - 1, UTC))
             assert found is not None and found.rates == record.rates, "and until then it is this one"
     ended = prices_listed.price("openai", "gpt-4o-mini", NOW)
-    assert ended is not None and ended.until == 0
+    assert ended is not None and ended.until == 0 and ended.context == 128_000
     assert seen, "no price of the list has a date or an hour any more: take another witness"
 
 

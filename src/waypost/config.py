@@ -114,6 +114,7 @@ class Provider(Table, frozen=True):
     capabilities: Capabilities | None = None
     keys: tuple[Secret, ...] = ()  # in the file: env:NAME, file:PATH, or the secret itself
     weights: tuple[Weight, ...] = ()  # one for each key: how often it is the first to be used; all alike if left out
+    context: Positive | None = None  # tokens, of each of its models, where the model's table says nothing
     data_collection: Literal["allow", "deny"] = "allow"  # may it store, or learn from, what it is sent?
     parameters: tuple[str, ...] | None = None  # request fields that it obeys; None: not declared
     timeouts: Timeouts = Timeouts()

@@ -59,7 +59,8 @@ class PriceRecord(Message, frozen=True):
     `model` is the name that was asked for, `id` the list's own; `list` names the list and its version. `rates`: the
     list's key → ((above, rate), …), rising: `rate` is for requests with more than `above` tokens of input, 0 for the
     first, in USD as a decimal string, per million tokens in keys on `_mtok`, per thousand in those on `_kcount`.
-    `until`: seconds since 1970 UTC when another price may begin, 0 if the list says nothing of one.
+    `until`: seconds since 1970 UTC when another price may begin, 0 if the list says nothing of one. `context` is in
+    tokens, None if the list does not know it.
     """
 
     provider: str
@@ -68,6 +69,7 @@ class PriceRecord(Message, frozen=True):
     list: str
     rates: dict[str, tuple[tuple[int, str], ...]]
     until: int = 0
+    context: int | None = None
 
 
 class PriceRecords(Message, frozen=True):

@@ -30,6 +30,7 @@ from waypost.messages import Failed, Hello
 from waypost.policy.health import Health
 from waypost.worker.catalogue import Facts, NoFacts, cards, learn
 from waypost.worker.natives import LONGEST_ID, Natives
+from waypost.worker.prices import Listed
 from waypost.worker.resolve import make_route
 from waypost.worker.upstreams import Snapshot
 
@@ -89,7 +90,7 @@ def test_a_native_id_becomes_a_chain_that_the_snapshot_keeps():
                     chain = await natives.links(snapshot, "gpt-4o-mini")
                     assert chain is snapshot.links("gpt-4o-mini"), "without a wait from now on"
                     assert chain == [("openai", "gpt-4o-mini")]
-                    route = make_route(snapshot, "gpt-4o-mini", {("openai", "gpt-4o-mini"): None})
+                    route = make_route(snapshot, "gpt-4o-mini", {("openai", "gpt-4o-mini"): Listed()})
                     sent = route.upstreams[0].render(b"{}", False)
                     assert sent.startswith(b"POST /v1/chat/completions HTTP/1.1\r\nhost: api.openai.com")
                     both = await natives.links(snapshot, "gpt-oss-120b")

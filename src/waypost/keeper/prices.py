@@ -115,7 +115,8 @@ class PriceList:
             return None
         prices = vars(found.get_prices(now))
         rates = {key: steps(price) for key, price in prices.items() if price is not None}
-        return PriceRecord(name, model, found.id, self._version, rates, next_change(found.prices, now))
+        until = next_change(found.prices, now)
+        return PriceRecord(name, model, found.id, self._version, rates, until, found.context_window)
 
     def _catalogue(self, name: str) -> Catalogue | None:
         if name not in self._catalogues and name in self._listed:

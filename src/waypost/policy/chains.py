@@ -106,11 +106,11 @@ class Chain:
 
     `plain` is the plan for a request that asks for nothing special on a day without trouble; None where every request
     has to be looked at. `picky`: not every target takes every request; `tightest` is the smallest context, in tokens,
-    where they differ, else 0.
+    where they differ, else 0; `sees`: it is declared of some target what it takes besides text.
     """
 
     __slots__ = (
-        "fallbacks", "larger", "name", "picky", "plain", "sticky", "strategy", "strict", "targets", "tightest",
+        "fallbacks", "larger", "name", "picky", "plain", "sees", "sticky", "strategy", "strict", "targets", "tightest",
         "wanders",
     )  # fmt: skip
 
@@ -145,7 +145,8 @@ class Chain:
         everybody = [keys[0].target for chain in (self, *self.fallbacks) for keys in chain.targets]
         contexts = {target.context for target in everybody}
         self.tightest = min((context for context in contexts if context), default=0) if len(contexts) > 1 else 0
-        self.picky = bool(self.tightest) or any(target.modalities is not None for target in everybody)
+        self.sees = any(target.modalities is not None for target in everybody)
+        self.picky = self.sees or bool(self.tightest)
         self.plain = self._plain() if self._is_plain else None
 
     @property

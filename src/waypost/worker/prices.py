@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+import msgspec
+
 from waypost.errors import Refusal
 from waypost.listing import FindPrices, PriceRecords
 from waypost.messages import AnyMessage, Failed
@@ -16,17 +18,27 @@ FRESH = 3600.0  # seconds after which the list is asked again: prices change, an
 KNOWN = 10_000  # prices after which all are asked for anew
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """What the list says of one provider's model; `context` is in tokens. None where it says nothing."""
+
+    price: Price | None = None
+    context: int | None = None
+
+
+UNLISTED = Listed()
+
+
 class Prices:
-    """The prices that this worker has asked for, by provider and upstream model."""
+    """What this worker has asked the list, by provider and upstream model."""
 
     def __init__(self, link: Caller) -> None:
         self._link = link
-        self._known: dict[tuple[str, str], tuple[Price | None, float]] = {}
+        self._known: dict[tuple[str, str], tuple[Listed, float]] = {}
 
     async def find(
         self, snapshot: Snapshot, targets: Iterable[tuple[str, str]], now: float
-    ) -> dict[tuple[str, str], Price | None]:
-        """The list's price of each (provider, upstream model), None where it has none. `now`: seconds of any clock.
+    ) -> dict[tuple[str, str], Listed]:
+        """What the list says of each (provider, upstream model). `now`: seconds of any clock.
 
         Raises Refusal UNAVAILABLE if the keeper must be asked and cannot.
         """
@@ -38,7 +50,7 @@ class Prices:
         if missing:
             await self._ask(missing, now)
         known = {target: self._known[target][0] for target in listed}
-        return {target: known.get(target) for target in asked}
+        return {target: known.get(target, UNLISTED) for target in asked}
 
     def _is_fresh(self, target: tuple[str, str], now: float) -> bool:
         known = self._known.get(target)
@@ -57,4 +69,5 @@ class Prices:
                 return
             raise Refusal("UNAVAILABLE", "Prices cannot be looked up at this moment; try again.", retry_after=1)
         for target, record in zip(targets, reply.rows, strict=True):
-            self._known[target] = (listed_price(record) if record is not None else None, now)
+            said = Listed(listed_price(record), record.context) if record is not None else UNLISTED
+            self._known[target] = (said, now)

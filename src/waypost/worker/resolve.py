@@ -10,7 +10,7 @@ import msgspec
 
 from waypost import config
 from waypost.errors import Refusal
-from waypost.formats.openai_chat import ChatRequest
+from waypost.formats.openai_chat import GATEWAY_ONLY, ChatRequest
 from waypost.formats.usage import estimate_tokens
 from waypost.messages import Identity
 from waypost.policy.chains import Chain, Target, expand
@@ -23,7 +23,7 @@ from waypost.worker.upstreams import Links, Snapshot, Upstream
 
 if TYPE_CHECKING:
     from waypost.worker.natives import Natives
-    from waypost.worker.prices import Prices
+    from waypost.worker.prices import Listed, Prices
 
 MEDIA = {b"image_url": "image", b"input_audio": "audio", b"file": "file", b"video_url": "video"}
 """Types of content parts, and the modality that each brings."""
@@ -39,7 +39,7 @@ class Sources(Protocol):
     clock: Callable[[], float]
 
 
-LinkPrices = dict[tuple[str, str], Price | None]
+LinkPrices = dict[tuple[str, str], "Listed"]
 
 
 class Route(msgspec.Struct, frozen=True, eq=False):
@@ -166,7 +166,7 @@ def make_chain(snapshot: Snapshot, name: str, prices: LinkPrices, fallbacks: Seq
     costs = {link: price_of(model, link, prices) for link in links}
     weights = model.weights if model is not None and model.weights else (1.0,) * len(links)
     targets = [
-        make_target(snapshot, model, link, weight, costs[link])
+        make_target(snapshot, model, link, weight, costs[link], prices)
         for link, weight in dict(zip(links, weights, strict=True)).items()
     ]
     chain = Chain(
@@ -188,11 +188,23 @@ def make_chain(snapshot: Snapshot, name: str, prices: LinkPrices, fallbacks: Seq
 def price_of(model: config.Model | None, link: tuple[str, str], prices: LinkPrices) -> Price | None:
     """What a link costs: by its own price, its model's, or the list."""
     written = model and (model.prices.get("/".join(link)) or model.price)
-    return configured_price(written) if written else prices[link]
+    return configured_price(written) if written else prices[link].price
+
+
+def context_of(
+    model: config.Model | None, provider: config.Provider, link: tuple[str, str], prices: LinkPrices
+) -> int | None:
+    """Tokens of a link's context: its model's, its provider's, or the list's."""
+    return (model.context if model is not None else None) or provider.context or prices[link].context
 
 
 def make_target(
-    snapshot: Snapshot, model: config.Model | None, link: tuple[str, str], weight: float, price: Price | None
+    snapshot: Snapshot,
+    model: config.Model | None,
+    link: tuple[str, str],
+    weight: float,
+    price: Price | None,
+    prices: LinkPrices,
 ) -> Target:
     """What the planner knows of a link."""
     provider = snapshot.settings.providers[link[0]]
@@ -203,7 +215,7 @@ def make_target(
         keys=tuple((str(number), weight) for number, weight in enumerate(weights, 1)),
         weight=weight,
         prices=(first.fresh, first.output, price.request) if price is not None and first is not None else None,
-        context=model.context if model is not None else None,
+        context=context_of(model, provider, link, prices),
         modalities=frozenset(model.modalities) if model is not None and model.modalities else None,
         parameters=frozenset(provider.parameters) | ALWAYS if provider.parameters is not None else None,
         keeps_data=provider.data_collection == "allow",
@@ -211,9 +223,7 @@ def make_target(
     )
 
 
-ALWAYS = frozenset(
-    ("model", "messages", "stream", "stream_options", "provider", "models", "session_id", "usage", "preset", "cache")
-)
+ALWAYS = GATEWAY_ONLY | {"model", "messages", "stream", "stream_options"}
 """Fields that no provider has to declare: every one has the first, and the others are never sent on."""
 
 
@@ -222,7 +232,10 @@ ALWAYS = frozenset(
 
 def needs(chain: Chain, asked: Asked, body: bytes, messages: bytes) -> Asked:
     """What must be known of a request where not every target takes every request."""
+    is_short = not chain.tightest or len(body) <= chain.tightest  # a token has a byte at least
+    if asked is ANYTHING and is_short and not chain.sees:
+        return asked
     modalities = frozenset(MEDIA[kind] for kind in find_media(messages))
-    if asked is ANYTHING and not modalities and (not chain.tightest or len(body) <= chain.tightest):
-        return asked  # a token has a byte at least
+    if asked is ANYTHING and is_short and not modalities:
+        return asked
     return msgspec.structs.replace(asked, tokens=estimate_tokens(body), modalities=modalities)
