@@ -13,7 +13,7 @@ import logging
 import re
 import zlib
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -30,10 +30,10 @@ from waypost.errors import Refusal
 from waypost.http.exchange import Exchange
 from waypost.http.head import Head
 from waypost.http.timers import NEVER, Deadlines
-from waypost.messages import Failed
+from waypost.messages import AnyMessage, Failed
 from waypost.worker.answers import EVENTS, cors_lines
 from waypost.worker.attempt import WAITING
-from waypost.worker.link import KeeperUnavailable, Link
+from waypost.worker.link import KeeperUnavailable
 from waypost.worker.recording import FAILED
 from waypost.worker.relay import DONE
 from waypost.worker.sharing import Flight, LeadingExchange, Listener
@@ -208,11 +208,36 @@ class Case:
         self.flight: Flight | None = None
 
 
-class Idempotency:
-    """The cases of a worker. `mint` gives ids, `deadlines` have the worker's clock."""
+class Keeper(Protocol):
+    """The link, as claims need it."""
 
-    def __init__(self, link: Link, journal: str, mint: Callable[[], bytes], deadlines: Deadlines) -> None:
+    @property
+    def unsent(self) -> int:
+        """Bytes that the keeper has yet to read."""
+
+    async def call(self, message: AnyMessage, timeout: float = 2.0) -> AnyMessage:
+        """The answer. Raises KeeperUnavailable."""
+
+    async def wait_connected(self, timeout: float) -> None:
+        """Raises KeeperUnavailable."""
+
+
+class Idempotency:
+    """The cases of a worker. `mint` gives ids, `deadlines` have the worker's clock.
+
+    `most`: bytes of answers that wait for the keeper.
+    """
+
+    def __init__(
+        self,
+        link: Keeper,
+        journal: str,
+        mint: Callable[[], bytes],
+        deadlines: Deadlines,
+        most: int = UNDELIVERED,
+    ) -> None:
         self._link = link
+        self._most = most
         self._journal = journal
         self._mint = mint
         self._deadlines = deadlines
@@ -340,7 +365,7 @@ class Idempotency:
     def _over(self, case: Case, flight: Flight) -> None:
         """It is whole: the keeper gets it, and until then it is here. Or there is none: the next request may try."""
         is_good = flight.is_whole and not any(FAILED(piece) for piece in flight.pieces[-LAST:])
-        if is_good and self._undelivered + flight.size <= UNDELIVERED:
+        if is_good and self._undelivered + flight.size <= self._most:
             self._undelivered += flight.size
             self._run(self._deliver(case, flight))
             return
