@@ -411,6 +411,8 @@ def check_model(name: str, model: Model, config: Config) -> None:
         raise ConfigError(f'{where} weights: only with strategy = "weighted"')
     if model.strategy == "weighted" and not model.weights:
         raise ConfigError(f"{where} weights: missing; write one for each link of the chain, such as [3, 1]")
+    if model.hedge is not None and len(set(model.chain)) < 2:
+        raise ConfigError(f"{where} hedge: there is nobody else to ask; the chain has one link")
     for number, other in enumerate(model.models):
         if other not in config.models or other == name:
             raise ConfigError(f"{where} models[{number}]: {other!r} is not another model of this configuration")

@@ -63,7 +63,10 @@ class Opened(Line, frozen=True, gc=False, tag=1):
 
 
 class Attempted(Line, frozen=True, gc=False, tag=2):
-    """An attempt at an upstream failed. `status` is the upstream's, 0 if it sent none."""
+    """An attempt at an upstream failed. `status` is the upstream's, 0 if it sent none.
+
+    `code` is a row of `errors.TABLE`; or HEDGED: another attempt of the request answered first.
+    """
 
     id: bytes
     number: int  # 1 for a request's first
@@ -82,6 +85,7 @@ class Settled(Line, frozen=True, gc=False, tag=3):
     CLIENT_GONE. `requests` is what stays counted: 0 gives the request back. `tokens` and `cost` replace what was
     reserved. `price` names the version in `prices`. `raw` is the usage as the upstream wrote it, JSON, or empty.
     `source` is empty, or the id of the request whose answer was given again: nobody was asked, nothing was used.
+    `saved` is what the upstream's prompt cache saved, below zero where it was only written.
     """
 
     id: bytes
@@ -101,6 +105,7 @@ class Settled(Line, frozen=True, gc=False, tag=3):
     latency: int  # milliseconds from arrival to the end
     raw: bytes
     source: bytes = b""
+    saved: int = 0
 
 
 class Tally(Line, frozen=True, gc=False, tag=4):

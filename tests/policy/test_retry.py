@@ -49,7 +49,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.budget = RetryBudget()
         self.firsts = self.repetitions = 0  # ever
-        self.active = self.repeating = 0
+        self.active = self.repeating = self.beside = 0
         self.marks: list[tuple[int, int, int]] = [(0, 0, 0)]  # firsts, repetitions and active at some moments
 
     @rule(count=st.integers(1, 30))
@@ -79,6 +79,24 @@ class Machine(RuleBasedStateMachine):
         self.budget.end(True)
         self.repeating -= 1
 
+    @rule(count=st.integers(1, 30))
+    def others_are_wanted_beside(self, count: int) -> None:
+        for _ in range(count):
+            allowed = self.budget.allows
+            assert self.budget.begin_beside() == allowed
+            self.repetitions += allowed
+            self.beside += allowed
+
+    @precondition(lambda self: self.beside)
+    @rule(was_made=st.booleans())
+    def one_beside_ends(self, was_made: bool) -> None:
+        self.beside -= 1
+        if was_made:
+            self.budget.repeating -= 1
+        else:
+            self.budget.take_back()
+            self.repetitions -= 1
+
     @rule()
     def mark(self) -> None:
         self.marks.append((self.firsts, self.repetitions, self.active + self.repeating))
@@ -86,7 +104,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def bounds_hold(self) -> None:
         assert self.budget.active == self.active + self.repeating
-        assert self.budget.repeating == self.repeating
+        assert self.budget.repeating == self.repeating + self.beside
         for firsts, repetitions, active in self.marks:
             made = self.repetitions - repetitions
             assert made <= (self.firsts - firsts) / SHARE + max(FLOOR, active / SHARE) + 1e-9

@@ -43,7 +43,7 @@ class Request:
         found = plan(chain, ANYTHING, talk, world.now, world.random.random)
         self.forced = found.forced
         self.trail = Trail(found, talk, chain.sticky, world.now + PATIENCE)
-        self.running: Ticket | None = None
+        self.hedges = world.hedges and world.random.random() < 0.5
         self.serial = world.serial
         world.serial += 1
         world.open.add(self)
@@ -55,34 +55,62 @@ class Request:
         if self.ended is not None:
             return
         before = {lane: breaker.blocks(world.now) for lane, breaker in world.health.breakers.items()}
-        self.running = ticket = self.trail.begin(world.now)
+        ticket = self.trail.begin(world.now)
         if ticket is None:
             self.end(self.trail.ending.code)
             return
         lane = ticket.candidate.lane
         assert self.forced or not before[lane], f"{lane} was asked although its breaker is open"
+        self.ask(ticket)
+        if self.hedges:
+            world.at(world.random.choice([0.01, 0.3, 2.0]), lambda: self.ask_beside(ticket))
+
+    def ask(self, ticket: Ticket) -> None:
+        """One attempt, up to whatever comes of it."""
+        world = self.world
         assert world.now <= self.began + PATIENCE, "an attempt after the deadline"
         world.count(ticket)
-        seconds, kind, hint = world.answer(lane)
+        seconds, kind, hint = world.answer(ticket.candidate.lane)
         left = self.began + PATIENCE - world.now
         if seconds > left:
             seconds, kind, hint = left, "deadline", None
         world.at(seconds, lambda: self.settle(ticket, kind, hint))
 
+    def ask_beside(self, late: Ticket) -> None:
+        """Another, where this one is still silent."""
+        if self.ended is not None or late.is_over:
+            return
+        beside = self.trail.begin_beside(self.world.now)
+        if beside is None:
+            return
+        assert not beside.candidate.breaker.until, "who is ill was asked beside another"
+        assert beside.candidate.target is not late.candidate.target and beside.name == late.name
+        if self.world.random.random() < 0.2:
+            self.trail.withdraw(beside)
+        else:
+            self.ask(beside)
+
     def settle(self, ticket: Ticket, kind: str, hint: float | None) -> None:
         """An attempt's answer, or its failure."""
         world = self.world
-        if self.ended is not None:
+        if self.ended is not None or ticket.is_over:
             return
+        committed = kind == "" or (kind == "truncated" and world.random.random() < 0.5)
+        others = [other for other in self.trail.tickets if other is not ticket and not other.is_over]
+        assert len(others) < 2
+        if committed:
+            for other in others:
+                self.trail.outrun(other, world.now)
         if kind == "":
             self.trail.succeeded(ticket, world.now, 0.1, 20)
             self.end("")
             return
-        committed = kind == "truncated" and world.random.random() < 0.5
         wait = self.trail.failed(
             ticket, BY_NAME[kind], world.now, world.random.random, retry_after=hint, committed=committed
         )
-        if wait == NOWHERE:
+        if wait == NOWHERE and others and not committed:
+            assert any(not other.is_over for other in self.trail.tickets), "it goes on alone"
+        elif wait == NOWHERE:
             self.end(self.trail.ending.code)
         else:
             assert world.now + wait <= self.began + PATIENCE, "a pause beyond the deadline"
@@ -113,6 +141,7 @@ class World:
         self.faults: dict[str, tuple[str, float]] = {}  # by provider or by lane: what, and since when
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.serial = 0
+        self.hedges = self.random.random() < 0.3
         self.open: set[Request] = set()
         self.done: list[Request] = []
         self.firsts: dict[str, int] = {}
@@ -173,6 +202,8 @@ class World:
     def count(self, ticket: Ticket) -> None:
         counts = self.repetitions if ticket.is_repetition else self.firsts
         provider = ticket.candidate.target.provider
+        if ticket.payer is not None:
+            provider = next(name for name, budget in self.health.budgets.items() if budget is ticket.payer)
         counts[provider] = counts.get(provider, 0) + 1
         self.say(f"{self.now:9.2f} ask {ticket.candidate!r}{' again' if ticket.is_repetition else ''}")
 
@@ -200,7 +231,7 @@ class World:
     def check(self) -> None:
         """What holds at every moment."""
         for provider, repetitions in self.repetitions.items():
-            assert repetitions <= self.firsts[provider] / SHARE + FLOOR, f"{provider} is asked again too often"
+            assert repetitions <= self.firsts.get(provider, 0) / SHARE + FLOOR, f"{provider} is asked again too often"
         for request in self.open:
             assert self.now <= request.began + PATIENCE + 1.0, "a request outlives its deadline"
 

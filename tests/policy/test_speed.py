@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from waypost.policy.health import Health
-from waypost.policy.speed import FEWEST, HALF_LIFE, STEP, Speed, Spread
+from waypost.policy.speed import FEWEST, HALF_LIFE, HASTE, LOOK, MINUTES, STEP, Patience, Speed, Spread
 
 NOW = 10_000.0
 
@@ -83,3 +85,44 @@ def test_health_survives_a_configuration_and_forgets_what_is_gone() -> None:
     assert health.breaker(lane) is kept and health.budget("a") is budget and health.sticky("chain") is sticky
     assert health.speed("a", "m") is speed
     assert not health.troubled and set(health.breakers) == {lane} and set(health.homes) == {"chain"}
+
+
+# How long to wait for who is late
+
+
+def test_patience_is_what_is_usual_once_enough_is_known() -> None:
+    patience = Patience()
+    now = NOW
+    for number in range(FEWEST):
+        assert patience.wait(7.0, now) == 7.0, f"{number} answers say nothing"
+        patience.note(2.0, now)
+        now += LOOK
+    assert 2.0 <= patience.wait(7.0, now) <= 2.0 * STEP
+    assert patience.wait(7.0, now + 60.0 * (MINUTES + 1)) == 7.0, "what is old is forgotten"
+
+
+def test_one_slow_answer_in_twenty_is_late_two_are_usual() -> None:
+    for slow, usual in ((1, 0.5), (2, 9.0)):
+        patience = Patience()
+        for number in range(20):
+            patience.note(9.0 if number < slow else 0.5, NOW)
+        assert usual <= patience.wait(7.0, NOW) <= usual * STEP
+
+
+def test_nobody_is_late_at_once() -> None:
+    patience = Patience()
+    for _ in range(FEWEST):
+        patience.note(0.001, NOW)
+    assert patience.wait(7.0, NOW) == HASTE
+
+
+def test_patience_does_not_shrink_by_its_own_doing() -> None:
+    """Who is given up was at least as late as that; were it left out, each minute's 95 % would be a little less."""
+    patience, dice = Patience(), random.Random(1)
+    now, late = NOW, 0
+    for _ in range(3000):
+        now += 0.5
+        took, wait = dice.uniform(0.5, 1.5), patience.wait(7.0, now)
+        late += took > wait
+        patience.note(min(took, wait + 0.2), now)
+    assert late < 0.08 * 3000

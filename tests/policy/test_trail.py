@@ -162,16 +162,117 @@ def test_the_conversation_follows_whoever_answers() -> None:
     assert not subject.sticky, "at home there is nothing to remember"
 
 
-def test_hedging_asks_another_and_abandons_the_loser() -> None:
+def test_one_beside_who_is_late_at_another_target() -> None:
     subject = chain(Target("a", "model", keys=(("1", 1.0), ("2", 1.0))), "b")
     driver = Driver(subject)
     second = driver.trail.begin_beside(NOW + 1)
     assert second is not None and second.candidate.target.provider == "b"
-    assert driver.trail.begin_beside(NOW + 1) is None, "the other key is the same target"
+    assert driver.trail.begin_beside(NOW + 1) is None, "two are under way"
     assert driver.trail.failed(driver.ticket, BY_NAME["server_error"], NOW + 1, driver.dice) == NOWHERE, "one is left"
+    assert driver.trail.begin_beside(NOW + 1) is None, "the other key is the same target"
     driver.trail.succeeded(second, NOW + 2, 0.5)
     driver.trail.close()
-    assert all(keys[0].speed.active == keys[0].budget.active == 0 for keys in subject.targets)
+    assert all_is_given_back(subject)
+
+
+def all_is_given_back(subject: Chain) -> bool:
+    counts = [(keys[0].speed.active, keys[0].budget.active, keys[0].budget.repeating) for keys in subject.targets]
+    return set(counts) == {(0, 0, 0)}
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_the_loser_says_nothing_about_its_upstream(winner: int) -> None:
+    subject = chain("a", "b")
+    for _ in range(6):
+        driver = Driver(subject)
+        second = driver.trail.begin_beside(NOW + 1)
+        if second is None:
+            break
+        pair = (driver.ticket, second)
+        driver.trail.outrun(pair[1 - winner], NOW + 2)
+        driver.trail.outrun(pair[1 - winner], NOW + 2)
+        driver.trail.succeeded(pair[winner], NOW + 2, 0.5)
+        assert [(each.kind.name, each.took) for each in driver.trail.failures] == [("hedged", 1.0 + winner)]
+    assert all_is_given_back(subject) or second is None
+    assert not any(keys[0].breaker.until for keys in subject.targets)
+    assert subject.targets[1 - winner][0].breaker.generation == 1
+    assert subject.targets[0][0].speed.latency(NOW + 2) == (2.0 if winner == 1 else 0.5), "at least as slow as this"
+
+
+def test_three_beside_and_then_one_in_five() -> None:
+    subject = chain("a", "b")
+    hedged = []
+    for number in range(28):
+        driver = Driver(subject, talk=b'[{"role":"user","content":"%d"}]' % number)
+        second = driver.trail.begin_beside(NOW + 1)
+        hedged.append(second is not None)
+        if second is not None:
+            driver.trail.outrun(driver.ticket, NOW + 1)
+        driver.trail.succeeded(second or driver.ticket, NOW + 1, 0.5)
+        assert all_is_given_back(subject)
+    assert sum(hedged) == 3 + 28 // 5 and hedged[:3] == [True] * 3, hedged
+    assert subject.targets[1][0].budget.allows, "it is the late one's budget"
+
+
+def test_who_is_ill_or_another_model_is_not_asked_beside() -> None:
+    subject = chain("a", "b")
+    driver = Driver(subject)
+    open_breaker(subject.targets[1][0], NOW - 60)
+    assert driver.trail.begin_beside(NOW) is None, "not even as a probe"
+    health = Health()
+    second = chain("c", health=health, name="second")
+    driver = Driver(chain("a", health=health), models=[second])
+    assert driver.trail.begin_beside(NOW) is None
+    assert driver.fail("server_error") == "c/1"
+    assert Driver(chain("a", "b", strict=True), talk=TOOL_TALK).trail.begin_beside(NOW) is None
+
+
+def test_no_more_attempts_than_there_may_be() -> None:
+    driver = Driver(chain("a", "b", "c", "d"))
+    assert driver.fail("server_error") == "b/1"
+    second = driver.trail.begin_beside(NOW)
+    assert second is not None and second.candidate.target.provider == "c"
+    assert driver.trail.failed(driver.ticket, BY_NAME["server_error"], NOW, driver.dice) == NOWHERE
+    assert driver.trail.begin_beside(NOW) is None
+    assert driver.trail.failed(second, BY_NAME["server_error"], NOW, driver.dice) == NOWHERE
+    assert len(driver.trail.tickets) == DEFAULT.attempts
+    late = Driver(chain("a", "b"), seconds=5.0)
+    assert late.trail.begin_beside(NOW + 5.0 - DEFAULT.least / 2) is None, "there would be no time for it"
+
+
+def test_both_failures_speak_for_who_is_next() -> None:
+    driver = Driver(chain("a", "b", "c"))
+    second = driver.trail.begin_beside(NOW)
+    assert second is not None
+    driver.trail.failed(driver.ticket, BY_NAME["server_error"], NOW, driver.dice)
+    driver.ticket = second
+    assert driver.fail("server_error") == "c/1"
+    assert driver.trail.ending.code == "PROVIDER_ERROR"
+
+
+@pytest.mark.parametrize("is_unable", [True, False])
+def test_what_was_not_sent_beside_costs_nothing(is_unable: bool) -> None:
+    subject = chain("a", "b", "c")
+    driver = Driver(subject)
+    for _ in range(10):
+        second = driver.trail.begin_beside(NOW)
+        assert second is not None
+        if is_unable:
+            assert driver.trail.unable(second, NOW, driver.dice, "no tools") == NOWHERE
+            break
+        driver.trail.withdraw(second)
+    assert driver.trail.tickets == (driver.ticket,)
+    third = driver.trail.begin_beside(NOW)
+    assert third is not None and third.candidate.target.provider == ("c" if is_unable else "b")
+    driver.trail.close()
+    assert all_is_given_back(subject)
+
+
+def test_is_another_left() -> None:
+    driver = Driver(chain("a", "b"))
+    assert driver.trail.is_another_left(NOW)
+    assert driver.fail("server_error") == "b/1"
+    assert not driver.trail.is_another_left(NOW), "a repetition is nobody else"
 
 
 def test_closing_in_a_pause_gives_everything_back() -> None:
