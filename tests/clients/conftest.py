@@ -13,6 +13,7 @@ from tests.sim.running import Running
 from waypost.config import load
 from waypost.keeper.direct import administer
 from waypost.messages import CreatedKey, CreateKey
+from waypost.preset_messages import CreatePreset, PresetRecord
 from waypost.sim.journal import Exchange
 
 ROUTES = """
@@ -70,6 +71,19 @@ def key_on(gateway: Waypost) -> Callable[[str], str]:
         return created.key
 
     return create
+
+
+PRESET = b'{"model":"gpt-4o-mini","system_prompt":"Answer as a pirate.","params":{"seed":7,"temperature":0.3}}'
+
+
+@pytest.fixture(scope="session")
+def preset(gateway: Waypost) -> str:
+    """The slug of a preset of the key's account: a model, a system prompt and parameters."""
+    settings = load(gateway.folder / "waypost.toml")
+    message = CreatePreset("tests", "pirate", "Pirate", "private", PRESET)
+    created = asyncio.run(administer(gateway.folder / "data", settings, message))
+    assert isinstance(created, PresetRecord), created
+    return created.slug
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def installed() -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def ran(gateway: Waypost, key_on: Callable[[str], str]) -> Ran:
+def ran(gateway: Waypost, key_on: Callable[[str], str], preset: str) -> Ran:
     """What a sample came to."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
@@ -95,6 +95,14 @@ def test_streaming_loop(ran: Ran) -> None:
     assert streamed["text"] and len(streamed["ids"]) == 1 and streamed["models"] == [ROUTE]
     assert streamed["last"]["choices"][0]["finish_reason"] == "stop"
     assert streamed["last"]["provider"] == "sim" and streamed["last"]["latency_ms"] >= 0
+
+
+def test_presets(ran: Ran) -> None:
+    found = ran("presets")
+    assert (found["named"]["model"], found["named"]["preset"]) == ("gpt-4o-mini", "pirate")
+    assert (found["last"]["model"], found["last"]["preset"]) == ("gpt-4o-mini", "pirate")
+    unknown = found["unknown"]
+    assert (unknown["kind"], unknown["status"], unknown["code"]) == ("NotFoundError", 404, "PRESET_NOT_FOUND")
 
 
 def test_usage_chunk_when_asked(ran: Ran) -> None:

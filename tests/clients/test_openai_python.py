@@ -187,7 +187,6 @@ def test_unknown_fields_reach_the_upstream(client: openai.OpenAI, arrived: Arriv
 GATEWAY_ONLY = {
     "provider": {"order": ["sim"]},
     "models": ["gpt-4o-mini"],
-    "preset": "mine",
     "session_id": "conversation-1",
     "plugins": [{"id": "web"}],
     "cache": True,
@@ -214,6 +213,23 @@ def test_null_in_a_gateway_only_field_asks_for_nothing(client: openai.OpenAI, ar
     )
     assert "x-dropped-params" not in raw.headers
     assert not {"preset", "plugins"} & arrived(mark).body.keys()
+
+
+# Presets
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_preset_as_its_page_describes_it(
+    client: openai.OpenAI, arrived: Arrived, mark: str, preset: str, stream: bool
+) -> None:
+    raw = client.chat.completions.with_raw_response.create(
+        model=f"@preset/{preset}", messages=user(mark), temperature=0.9, stream=stream
+    )
+    raw.http_response.read()
+    body = arrived(mark).body
+    assert body["messages"] == [{"role": "system", "content": "Answer as a pirate."}, *user(mark)]
+    assert (body["model"], body["seed"], body["temperature"]) == ("gpt-4o-mini", 7, 0.9)
+    assert b'"preset":"pirate"' in raw.http_response.content
 
 
 # Errors

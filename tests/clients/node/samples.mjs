@@ -53,6 +53,14 @@ const samples = {
       temperature: 0.2,
     });
   },
+  async presets() {
+    const named = await client.chat.completions.create({ model: "@preset/pirate", messages: user("Hello") });
+    const field = { model: "gpt-4o-mini", preset: "pirate:1", messages: user("Hello"), stream: true };
+    let last;
+    for await (const chunk of await client.chat.completions.create(field)) last = chunk;
+    const unknown = await failing({ model: "@preset/nobodys", messages: user("Hello") });
+    return { named, last, unknown };
+  },
   async streaming() {
     const stream = await client.chat.completions.create({ model, messages: user("Write a haiku."), stream: true });
     const [pieces, ids, models] = [[], new Set(), new Set()];
