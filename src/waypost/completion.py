@@ -72,12 +72,16 @@ FaultKind = Literal[
 
 
 class Fault(msgspec.Struct, frozen=True, gc=False):
-    """An upstream's error. `message` and `code` are its own words, unredacted; `param` names a field if it says one."""
+    """An upstream's error. `message` and `code` are its own words, unredacted; `param` names a field if it says one.
+
+    `retry_after`: the seconds that its body asks us to wait, where it says so there.
+    """
 
     kind: FaultKind
     message: str
     code: str = ""
     param: str | None = None
+    retry_after: float | None = None
 
 
 class BadAnswer(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Mapping
 
@@ -34,10 +35,20 @@ class Pem(Secret):
 
 def read_secret(text: str, environment: Mapping[str, str]) -> Secret:
     """`env:NAME` and `file:PATH` are looked up, anything else is the secret. Raises ValueError without printing it."""
-    value = look_up(text, environment)
+    value = compact(look_up(text, environment))
     if not value or not value.isascii() or not value.isprintable():
         raise ValueError("the secret is empty or has characters that cannot stand in a header")
     return Secret(value)
+
+
+def compact(value: str) -> str:
+    """A JSON object, such as a service account's file, on one line of ASCII; anything else is itself."""
+    if value[:1] != "{":
+        return value
+    try:
+        return json.dumps(json.loads(value))
+    except ValueError:
+        return value
 
 
 def read_pem(text: str, environment: Mapping[str, str]) -> Pem:

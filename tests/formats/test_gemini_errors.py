@@ -8,7 +8,7 @@ import pytest
 
 from tests.formats.gemini_requests import Json
 from tests.formats.recordings import chats
-from waypost.formats.gemini import parse_error, retry_delay
+from waypost.formats.gemini import parse_error
 
 
 def test_recorded_errors() -> None:
@@ -61,6 +61,9 @@ def test_errors(status: int, body: bytes, kind: str, param: str | None) -> None:
 
 
 def test_how_long_to_wait() -> None:
-    assert retry_delay(error(429, "Quota exceeded", "RESOURCE_EXHAUSTED", INFO, RETRY)) == 37.5
-    assert retry_delay(error(429, "Quota exceeded", "RESOURCE_EXHAUSTED")) is None
-    assert retry_delay(b"no") is None
+    def delay(body: bytes) -> float | None:
+        return parse_error(429, body).retry_after
+
+    assert delay(error(429, "Quota exceeded", "RESOURCE_EXHAUSTED", INFO, RETRY)) == 37.5
+    assert delay(error(429, "Quota exceeded", "RESOURCE_EXHAUSTED")) is None
+    assert delay(b"no") is None

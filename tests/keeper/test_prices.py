@@ -32,10 +32,11 @@ def prices() -> PriceList:
 # Our table
 
 
-@pytest.mark.parametrize("row", providers.TABLE, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", providers.BY_NAME.values(), ids=lambda row: row.name)
 def test_each_row_names_its_provider_in_the_list(row):
     snapshot = data_snapshot.get_snapshot()
-    by_address = [listed.id for listed in snapshot.providers if re.match(listed.api_pattern, row.base_url)]
+    address = re.sub(r"\{\w+\}", "us-east-1", row.base_url)
+    by_address = [listed.id for listed in snapshot.providers if re.match(listed.api_pattern, address)]
     if row.listed is None:
         assert by_address == [], "the list has this provider now: name it"
     else:
@@ -88,7 +89,6 @@ def test_a_full_id_goes_before_the_likeness_of_others(prices):
     assert served(prices, "x-ai/grok-4.3") == [("openrouter", "x-ai/grok-4.3")]
 
 
-# What is known
 def test_a_suffix_is_nothing_that_an_id_begins_with(prices):
     # DeepSeek's and Anthropic's rules take whatever begins like one of their ids.
     everyone = ("anthropic", "deepseek", "gemini", "openrouter")
@@ -98,12 +98,32 @@ def test_a_suffix_is_nothing_that_an_id_begins_with(prices):
     assert served(prices, "deepseek/deepseek-r1:free") == [("openrouter", "deepseek/deepseek-r1:free")]
 
 
+# What is known
 
 
 def test_the_facts_of_a_model(prices):
     record = prices.find("gpt-4o-mini", ("openai",), NOW)[0]
     assert record == NativeRecord("gpt-4o-mini", "openai", "gpt-4o-mini", 128_000, "0.15", "0.6", "0.075", False)
     assert prices.find("GPT-4O-MINI", ("openai",), NOW)[0] == msgspec.structs.replace(record, model="GPT-4O-MINI")
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "like"),
+    [
+        ("vertex", "gemini-2.5-flash", "gemini"),
+        ("vertex", "claude-sonnet-4-5@20250929", "anthropic"),
+        ("bedrock", "amazon.nova-lite-v1:0", ""),
+        ("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", ""),
+        ("azure", "gpt-4o", "openai"),
+    ],
+)
+def test_whose_customer_one_must_be_has_prices_too(prices, provider, model, like):
+    record = prices.price(provider, model, NOW)
+    assert record.provider == provider and record.model == model
+    assert Decimal(record.rates["input_mtok"][0][1]) > 0 and Decimal(record.rates["output_mtok"][0][1]) > 0
+    if like:
+        assert record.rates.items() <= prices.price(like, model.partition("@")[0], NOW).rates.items()
+    assert prices.price(provider, "no-such-model", NOW) is None
 
 
 def test_a_price_in_tiers_is_its_first(prices):

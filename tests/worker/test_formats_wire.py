@@ -8,7 +8,7 @@ import pathlib
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 import pytest
@@ -34,7 +34,35 @@ def behind(tell: Teller, configuration: str, **options: Any) -> Iterator[tuple[W
 
 ANTHROPIC = f'[providers.anthropic]\nbase_url = "ROOT/v1"\nkeys = ["{SECRET}"]\n'
 SPARE = '[providers.spare]\nbase_url = "ROOT/spare"\nkeys = ["k"]\n'
-ROUTE = '[models."route/x"]\nchain = ["anthropic/claude-sonnet-4-5", "spare/gpt"]\n'
+# A model for each question that fails: no breaker has heard of it.
+FRESH = [f"claude-sonnet-4-5-2025{number}" for number in range(1000, 1060)]
+ROUTES = "".join(f'[models."route/{name}"]\nchain = ["anthropic/{name}", "spare/gpt"]\n' for name in FRESH)
+
+
+class Failing(NamedTuple):
+    """A gateway with a vendor that says whatever `answers` has; `alone` is a model of his, `chain` has a spare."""
+
+    gateway: Waypost
+    vendor: Vendor
+    answers: list[Said]
+    fresh: Iterator[str]
+    name: str
+
+    @property
+    def alone(self) -> str:
+        return f"anthropic/{self.name}"
+
+    @property
+    def chain(self) -> str:
+        return f"route/{self.name}"
+
+    def anew(self) -> Failing:
+        return self._replace(name=next(self.fresh))
+
+    def was_asked(self) -> bool:
+        """Was it the vendor's turn before the spare's, or instead?"""
+        asked = [one.json["model"] for one in self.vendor.asked if not one.path.startswith("/spare")]
+        return asked[-1] == self.name
 
 
 def spare(asked: Asked, tell: Teller) -> Said:
@@ -98,8 +126,13 @@ def test_bedrock_s_signature_is_over_what_was_sent() -> None:
     text = f'[providers.bedrock]\nbase_url = "ROOT"\nregion = "eu-central-1"\nkeys = {keys}\n'
     model = "bedrock/us.amazon.nova-lite-v1:0"
     with behind(lambda _: said(answer), text) as (gateway, vendor):
-        assert gateway.ask(model).text == "hi" and gateway.ask(model).text == "hi"
-    signed, bearer = vendor.asked
+        # A key is drawn for each conversation, so that both are never heard of in one of 10^30 runs.
+        for number in range(100):
+            if len({asked.headers["authorization"][:4] for asked in vendor.asked}) == 2:
+                break
+            assert gateway.ask(model, messages=[{"role": "user", "content": f"Hi {number}"}]).text == "hi"
+    signed = next(asked for asked in vendor.asked if asked.headers["authorization"].startswith("AWS4-"))
+    bearer = next(asked for asked in vendor.asked if asked.headers["authorization"].startswith("Bearer"))
     assert signed.path == "/model/us.amazon.nova-lite-v1%3A0/converse"
     proof = signed.headers["authorization"]
     named = proof.partition("SignedHeaders=")[2].partition(",")[0].split(";")
@@ -243,46 +276,80 @@ def test_a_service_account_that_is_none_is_said_at_once(tmp_path: pathlib.Path, 
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_errors_are_classified(
-    failing: tuple[Waypost, list[Said]], status: int, error: str, expected: int, code: str, stream: bool
+    failing: Failing, status: int, error: str, expected: int, code: str, stream: bool
 ) -> None:
-    gateway, answers = failing
+    gateway, answers = failing.gateway, failing.answers
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
              429: "rate_limit_error", 500: "api_error", 529: "overloaded_error"}  # fmt: skip
     kind = kinds.get(status, "invalid_request_error")
     body = {"type": "error", "error": {"type": kind, "message": f"{error} ({SECRET})"}}
-    answers[:] = [said(body, status, "retry-after: 7")]
-    answer = gateway.ask("anthropic/claude-sonnet-4-5", stream=stream)
+    answers[:] = [said(body, status, "retry-after: 60")]
+    answer = gateway.ask(failing.alone, stream=stream)
     assert (answer.status, answer.code) == (expected, code), answer.body
     assert SECRET.encode() not in answer.raw
     if code in ("CONTEXT_LENGTH_EXCEEDED", "INVALID_REQUEST"):
         assert error in answer.json["error"]["message"]
     if code == "UPSTREAM_RATE_LIMITED":
-        assert answer.header("retry-after") == "7"
+        assert answer.header("retry-after") == "60"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "expected", "code"),
+    [
+        (400, "ValidationException:http://internal.amazon.com/coral/", 400, "INVALID_REQUEST"),
+        (400, "com.amazon.coral.service#ThrottlingException", 429, "UPSTREAM_RATE_LIMITED"),
+        (400, "ServiceUnavailableException", 502, "PROVIDER_ERROR"),
+        (400, "UnrecognizedClientException", 502, "PROVIDER_ERROR"),
+    ],
+)
+def test_bedrock_names_its_errors_in_a_header(status: int, kind: str, expected: int, code: str) -> None:
+    text = '[providers.bedrock]\nbase_url = "ROOT"\nregion = "eu-central-1"\nkeys = ["AKID:secret"]\n'
+    error = said({"message": "so it is"}, status, f"X-Amzn-ErrorType: {kind}")
+    with behind(lambda _: error, text) as (gateway, _):
+        answer = gateway.ask("bedrock/us.amazon.nova-lite-v1:0")
+    assert (answer.status, answer.code) == (expected, code), answer.body
+
+
+def test_google_says_in_the_body_how_long_to_wait() -> None:
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "37.2s"}]
+    body = {"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED", "details": details}}
+    text = '[providers.gemini]\nbase_url = "ROOT/v1beta"\nkeys = ["k"]\n'
+    for headers, seconds in ((), "38"), (("retry-after: 5",), "5"):
+        with behind(lambda _, headers=headers: said(body, 429, *headers), text) as (gateway, _):
+            answer = gateway.ask("gemini/gemini-2.5-flash")
+        assert (answer.status, answer.header("retry-after")) == (429, seconds), answer.body
 
 
 @pytest.fixture(scope="module")
-def failing() -> Iterator[tuple[Waypost, list[Said]]]:
+def scene() -> Iterator[Failing]:
     answers: list[Said] = []
-    with behind(lambda asked: spare(asked, lambda _: answers[0]), ANTHROPIC + SPARE + ROUTE) as (gateway, _):
-        yield gateway, answers
+    with behind(lambda asked: spare(asked, lambda _: answers[0]), ANTHROPIC + SPARE + ROUTES) as (gateway, vendor):
+        yield Failing(gateway, vendor, answers, iter(FRESH), "")
+
+
+@pytest.fixture
+def failing(scene: Failing) -> Failing:
+    return scene.anew()
 
 
 FRAMES = text_frames("Hello", " world")
 
 
-def test_a_failure_before_the_first_word_moves_on(failing: tuple[Waypost, list[Said]]) -> None:
-    gateway, answers = failing
+def test_a_failure_before_the_first_word_moves_on(failing: Failing) -> None:
+    gateway, answers = failing.gateway, failing.answers
     for bad in (events(*FRAMES[:3], ERROR), events(ERROR), events(*FRAMES[:2]), events(*FRAMES[:4], ERROR)):
         answers[:] = [bad]
-        assert gateway.ask("route/x", stream=True).text == "spare"
+        assert gateway.ask(failing.chain, stream=True).text == "spare" and failing.was_asked()
+        failing = failing.anew()
     for bad in (Said(b"<html>", 502, "text/html"), said({"type": "message"}), said(ERROR, 529), events(*FRAMES)):
         answers[:] = [bad]
-        assert gateway.ask("route/x").text == "spare"
+        assert gateway.ask(failing.chain).text == "spare" and failing.was_asked()
+        failing = failing.anew()
 
 
 @pytest.mark.parametrize("cut", ["error", "end", "connection"])
-def test_a_failure_after_the_first_word_is_an_error_frame(failing: tuple[Waypost, list[Said]], cut: str) -> None:
-    gateway, answers = failing
+def test_a_failure_after_the_first_word_is_an_error_frame(failing: Failing, cut: str) -> None:
+    gateway, answers = failing.gateway, failing.answers
     frames = events(*FRAMES[:4])
     rest = {"error": events(ERROR).body, "end": b"", "connection": b""}[cut]
     gate = threading.Event()  # what comes in one read with its error has not been said yet
@@ -290,7 +357,7 @@ def test_a_failure_after_the_first_word_is_an_error_frame(failing: tuple[Waypost
         Said(frames.body + rest, type=frames.type, pause=len(frames.body), gate=gate, is_cut=cut == "connection")
     ]
     with gateway.connect() as client:
-        client.send(gateway.chat("route/x", stream=True))
+        client.send(gateway.chat(failing.chain, stream=True))
         while b"Hello" not in client.unread:
             assert client.receive()
         gate.set()
@@ -301,55 +368,55 @@ def test_a_failure_after_the_first_word_is_an_error_frame(failing: tuple[Waypost
     assert done == b"[DONE]" and SECRET.encode() not in answer.raw
 
 
-def test_usage_cost_and_estimates(failing: tuple[Waypost, list[Said]]) -> None:
-    gateway, answers = failing
+def test_usage_cost_and_estimates(failing: Failing) -> None:
+    gateway, answers = failing.gateway, failing.answers
     usage = {
         "input_tokens": 5, "output_tokens": 7, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20,
         "cache_creation": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 15},
     }  # fmt: skip
     answers[:] = [said(message("hi", usage=usage))]
-    seen = gateway.ask("anthropic/claude-sonnet-4-5").json["usage"]
+    seen = gateway.ask(failing.alone).json["usage"]
     assert (seen["prompt_tokens"], seen["completion_tokens"], seen["total_tokens"]) == (125, 7, 132)
     assert seen["prompt_tokens_details"]["cached_tokens"] == 100
     assert seen["prompt_tokens_details"]["cache_write_tokens"] == 20 and "estimated" not in seen
     silent = message("words that were counted by nobody at all")
     del silent["usage"]
     answers[:] = [said(silent)]
-    seen = gateway.ask("anthropic/claude-sonnet-4-5").json["usage"]
+    seen = gateway.ask(failing.alone).json["usage"]
     assert seen["estimated"] is True and seen["completion_tokens"] > 3
 
 
 # What can't be told
 
 
-def test_dropped_parameters_are_listed_or_move_on(failing: tuple[Waypost, list[Said]]) -> None:
-    gateway, answers = failing
+def test_dropped_parameters_are_listed_or_move_on(failing: Failing) -> None:
+    gateway, answers = failing.gateway, failing.answers
     answers[:] = [said(message("hi"))]
-    answer = gateway.ask("route/x", seed=1, logit_bias={"1": 2}, temperature=0.5)
+    answer = gateway.ask(failing.chain, seed=1, logit_bias={"1": 2}, temperature=0.5)
     assert answer.text == "hi" and answer.header("x-dropped-params") == "logit_bias, seed"
-    answer = gateway.ask("route/x", seed=1, provider={"require_parameters": True})
+    answer = gateway.ask(failing.chain, seed=1, provider={"require_parameters": True})
     assert answer.text == "spare"
-    answer = gateway.ask("anthropic/claude-sonnet-4-5", seed=1, provider={"require_parameters": True})
+    answer = gateway.ask(failing.alone, seed=1, provider={"require_parameters": True})
     assert (answer.status, answer.json["error"]["param"]) == (400, "seed")
-    answer = gateway.ask("anthropic/claude-sonnet-4-5", seed=1, provider={"require_parameters": "yes"})
-    assert (answer.status, answer.json["error"]["param"]) == (400, "provider")
+    answer = gateway.ask(failing.alone, seed=1, provider={"require_parameters": "yes"})
+    assert (answer.status, answer.json["error"]["param"]) == (400, "provider.require_parameters")
 
 
-def test_what_would_change_the_meaning_moves_on_or_is_refused(failing: tuple[Waypost, list[Said]]) -> None:
-    gateway, answers = failing
+def test_what_would_change_the_meaning_moves_on_or_is_refused(failing: Failing) -> None:
+    gateway, answers = failing.gateway, failing.answers
     answers[:] = [said(message("hi"))]
-    assert gateway.ask("route/x", n=2).text == "spare"
-    answer = gateway.ask("anthropic/claude-sonnet-4-5", n=2)
+    assert gateway.ask(failing.chain, n=2).text == "spare"
+    answer = gateway.ask(failing.alone, n=2)
     assert (answer.status, answer.code, answer.json["error"]["param"]) == (400, "INVALID_REQUEST", "n")
     sound = [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]
-    answer = gateway.ask("anthropic/claude-sonnet-4-5", messages=[{"role": "user", "content": sound}])
+    answer = gateway.ask(failing.alone, messages=[{"role": "user", "content": sound}])
     assert answer.status == 400 and "audio" in answer.json["error"]["message"]
 
 
-def test_a_bad_request_is_refused_before_any_upstream(failing: tuple[Waypost, list[Said]]) -> None:
-    gateway, answers = failing
+def test_a_bad_request_is_refused_before_any_upstream(failing: Failing) -> None:
+    gateway, answers = failing.gateway, failing.answers
     answers[:] = [said(message("hi"))]
-    answer = gateway.ask("anthropic/claude-sonnet-4-5", messages=[{"role": "wizard", "content": "x"}])
+    answer = gateway.ask(failing.alone, messages=[{"role": "wizard", "content": "x"}])
     assert (answer.status, answer.json["error"]["param"]) == (400, "messages[0].role")
 
 

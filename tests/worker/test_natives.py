@@ -75,6 +75,24 @@ def test_only_known_providers_at_their_own_address_are_listed():
     assert asyncio.run(run()) == tuple(row.name for row in providers.TABLE if row.name not in unlisted)
 
 
+def test_what_belongs_to_one_customer_has_prices_but_no_ids_of_everyone_s():
+    settings = configured(
+        openai={},
+        bedrock={"region": "us-east-1"},
+        vertex={"location": "eu", "project": "p"},
+        azure={"base_url": "https://mine.openai.azure.com/openai"},
+    )
+    own = {"format": "bedrock", "region": "us-east-1", "base_url": "http://localhost:1"}
+    moved = configured(azure={"base_url": "https://proxy.example/openai"}, bedrock=own)
+
+    async def run(settings):
+        with snapshot_of(settings) as snapshot:
+            return snapshot.priced, snapshot.listed
+
+    assert asyncio.run(run(settings)) == (("openai", "bedrock", "vertex", "azure"), ("openai",))
+    assert asyncio.run(run(moved)) == ((), ())
+
+
 # With a real keeper
 
 

@@ -87,6 +87,7 @@ FAULTS: dict[str, FaultKind] = {
     "ModelStreamErrorException": "server",
     "InternalServerException": "server",
 }
+NAMES = {name.lower(): name for name in FAULTS}  # as a head in lower case has them
 # Turns that the vocabulary can say: thoughts, then words, then calls. Anything else is kept as it was.
 PLAIN = re.compile(r"T*W?C*")
 SERVER_TOOL = "server_tool_use"

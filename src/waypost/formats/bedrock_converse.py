@@ -15,7 +15,7 @@ import msgspec
 
 from waypost.chat import CacheControl, Chat
 from waypost.completion import Fault, FaultKind
-from waypost.formats.bedrock_answer import FAULTS, Stream, parse_response
+from waypost.formats.bedrock_answer import FAULTS, NAMES, Stream, parse_response
 from waypost.formats.bedrock_content import POINT, Block, Conversation, render_point
 from waypost.formats.bedrock_models import BedrockModel, as_bedrock, known_model
 from waypost.formats.bedrock_tools import Answer, past_tools
@@ -289,6 +289,7 @@ def parse_error(status: int, body: bytes, error_type: str = "") -> Fault:
         text = body[:2000].decode("utf-8", "replace").strip()
         message, code = ("" if text.startswith("<") else text), error_type
     code = code.partition(":")[0].rpartition("#")[2]
+    code = NAMES.get(code.lower(), code)
     kind = FAULTS.get(code) or BY_STATUS.get(status) or ("bad_request" if status < 500 else "server")
     said = message.lower()
     if kind == "bad_request":

@@ -26,11 +26,11 @@ from waypost.formats.format import (
 )
 from waypost.formats.gemini_answer import Stream, parse_response
 from waypost.formats.gemini_content import Block, Conversation, FunctionNames
-from waypost.formats.gemini_errors import parse_error, retry_delay
+from waypost.formats.gemini_errors import parse_error
 from waypost.formats.gemini_models import is_third_generation, known_model
 from waypost.formats.gemini_schema import json_schema, openapi_schema
 
-__all__ = ["known_model", "parse_error", "parse_response", "render_request", "retry_delay", "stream_parser"]
+__all__ = ["known_model", "parse_error", "parse_response", "render_request", "stream_parser"]
 
 MOST_STOPS = 5
 DYNAMIC = -1  # thinkingBudget: as much as the model likes

@@ -73,9 +73,9 @@ def parse_error(status: int, body: bytes) -> Fault:
     return fault_of(status, parse_status(body))
 
 
-def retry_delay(body: bytes) -> float | None:
-    """The seconds that Google's RetryInfo asks us to wait, if the body has one."""
-    for detail in parse_status(body).details:
+def retry_delay(error: Status) -> float | None:
+    """The seconds that Google's RetryInfo asks us to wait, if there is one."""
+    for detail in error.details:
         number = detail.retry_delay.removesuffix("s")
         if number.replace(".", "", 1).isdecimal():
             return float(number)
@@ -106,4 +106,4 @@ def fault_of(status: int, error: Status) -> Fault:
         elif any(words in said for words in FORBIDDEN):
             kind = "content_policy"
     fields = [violation.field for detail in error.details for violation in detail.field_violations if violation.field]
-    return Fault(kind, error.message, error.status, fields[0] if fields else None)
+    return Fault(kind, error.message, error.status, fields[0] if fields else None, retry_delay(error))

@@ -70,8 +70,9 @@ class PriceList:
         """Raises ImportError."""
         from genai_prices import data_snapshot
 
-        listed = {provider.id: provider for provider in data_snapshot.get_snapshot().providers}
-        self._listed = {row.name: listed[row.listed] for row in providers.TABLE if row.listed in listed}
+        self._everyone = data_snapshot.get_snapshot().providers
+        listed = {provider.id: provider for provider in self._everyone}
+        self._listed = {row.name: listed[row.listed] for row in providers.BY_NAME.values() if row.listed in listed}
         self._catalogues: dict[str, Catalogue] = {}
         self._version = f"genai-prices {importlib.metadata.version('genai-prices')}"
 
@@ -110,7 +111,8 @@ class PriceList:
             return None
         wanted = model.lower()
         named = catalogue.named.get(wanted)
-        found = named[1] if named is not None else catalogue.provider.find_model(wanted)
+        # Who sells others' models, as Azure does, may name them as the price of his own.
+        found = named[1] if named else catalogue.provider.find_model(wanted, all_providers=self._everyone)
         if found is None:
             return None
         prices = vars(found.get_prices(now))

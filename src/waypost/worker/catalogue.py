@@ -16,7 +16,7 @@ from waypost.listing import FindNative, ListNatives, NativeRecord, NativeRecords
 from waypost.messages import AnyMessage, Failed
 from waypost.worker.link import KeeperUnavailable, Link
 from waypost.worker.natives import PATIENCE_SECONDS, Natives
-from waypost.worker.upstreams import Snapshot, bare_ids, listed_providers
+from waypost.worker.upstreams import Snapshot, bare_ids, listed_providers, priced_providers
 
 log = logging.getLogger("waypost.worker")
 
@@ -105,7 +105,7 @@ class NoFacts(Exception):
 
 async def learn(settings: config.Config, ask: Ask) -> Facts:
     """Ask the keeper. Raises NoFacts, and what `ask` raises."""
-    listed = listed_providers(settings)
+    listed, priced = listed_providers(settings), priced_providers(settings)
     facts = Facts({}, {})
     after: int | None = 0 if listed else None  # without need the keeper does not load the list
     while after is not None:
@@ -118,7 +118,7 @@ async def learn(settings: config.Config, ask: Ask) -> Facts:
         if model.context is not None and model.price is not None:
             continue
         for provider, native in (link.split("/", 1) for link in model.chain):
-            rows = parse_page(await ask(FindNative(native, (provider,)))).rows if provider in listed else ()
+            rows = parse_page(await ask(FindNative(native, (provider,)))).rows if provider in priced else ()
             if rows:
                 facts.configured[name] = rows[0]
                 break

@@ -13,6 +13,7 @@ from waypost.formats import anthropic_messages, bedrock_converse, cohere, gemini
 from waypost.formats.accents import ACCENTS, Accent
 from waypost.formats.format import Format, Model, Rendered
 from waypost.formats.openai_chat import parse_error
+from waypost.http.client import find_header
 from waypost.http.pool import Names
 from waypost.http.timers import Deadlines
 from waypost.provider_settings import Kind
@@ -36,6 +37,7 @@ FORMATS: dict[Kind, Format] = {
     "cohere": cohere,
 }
 EVENTS = {"bedrock": "application/vnd.amazon.eventstream"}
+ERROR_TYPE = b"x-amzn-errortype"
 
 # Statuses of the 4xx that say something of us, not of the request.
 NOT_CONTENT = frozenset({401, 402, 403, 404, 407, 408, 429})
@@ -44,6 +46,16 @@ STATUSES = {
     "context_length": 400, "content_policy": 400, "bad_request": 400, "auth": 401, "not_found": 404,
     "rate_limit": 429, "overloaded": 503, "server": 500,
 }  # fmt: skip
+
+
+class Complaint(msgspec.Struct, frozen=True):
+    """An upstream's error as OpenAI would have given it. `retry_after`: the seconds that its body asks for."""
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    retry_after: float | None = None
 
 
 class Speech:
@@ -119,15 +131,17 @@ class Dialect:
         events = EVENTS.get(self.speech.kind, "text/event-stream")
         return await self.speech.render(self._credential, rendered, events if stream else "application/json")
 
-    def read_error(self, status: int, body: bytes) -> tuple[int, str, str, str | None]:
-        """A status that is not 200 → the one that OpenAI would have given, message, code and param."""
-        if self.format is not None:
+    def read_error(self, status: int, head: bytes, body: bytes) -> Complaint:
+        """A status that is not 200, with its head in lower case."""
+        if self.speech.kind == "bedrock":
+            fault = bedrock_converse.parse_error(status, body, find_header(head, ERROR_TYPE).decode("latin-1"))
+        elif self.format is not None:
             fault = self.format.parse_error(status, body)
         elif self.accent is not None:
             fault = openai_compatible.parse_error(status, body)
         else:
-            return status, *parse_error(body)
-        return status_of(fault, status), fault.message, code_of(fault), fault.param
+            return Complaint(status, *parse_error(body))
+        return Complaint(status_of(fault, status), fault.message, code_of(fault), fault.param, fault.retry_after)
 
 
 def status_of(fault: Fault, status: int) -> int:

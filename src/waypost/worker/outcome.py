@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
@@ -83,15 +84,15 @@ class Unanswered(Exception):
 
 def outcome_of_status(upstream: Upstream, status: int, head: bytes, body: bytes) -> Outcome:
     """What an upstream's error means; status 200: it sent JSON although a stream was asked for."""
-    status, message, code, param = read_error(upstream, status, body)
-    message = upstream.redact(message)
+    complaint = read_error(upstream, status, head, body)
+    status, message = complaint.status, upstream.redact(complaint.message)
     if status == 200:
         said = message or "the upstream sent no stream although one was asked for"
         return Outcome(BY_NAME["error_event"], quoted(upstream, said), status=status)
-    kind = class_of_status(status, context_length=is_context_length(message, code))
+    kind = class_of_status(status, context_length=is_context_length(message, complaint.code))
     if kind.spares == "request":
         message = message or f"The upstream refused the request (HTTP {status})."
-        return Outcome(kind, message, status=status, param=param)
+        return Outcome(kind, message, status=status, param=complaint.param)
     said, hint = f"HTTP {status}", None
     if kind.counts == "dead" or kind.name == "forbidden":
         said = f"refused our credentials (HTTP {status})"
@@ -99,6 +100,8 @@ def outcome_of_status(upstream: Upstream, status: int, head: bytes, body: bytes)
         said += f": {quoted(upstream, message)}" if message else ""
     if status in (429, 503):
         hint = retry_after(head)
+        if hint is None and complaint.retry_after is not None:
+            hint = math.ceil(complaint.retry_after)
     return Outcome(kind, said, status=status, retry_after=hint)
 
 

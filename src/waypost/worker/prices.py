@@ -45,11 +45,11 @@ class Prices:
         if len(self._known) > KNOWN:
             self._known.clear()  # before it is looked at, so that what is fresh stays until it is used
         asked = list(targets)
-        listed = [target for target in asked if target[0] in snapshot.listed]
-        missing = tuple(target for target in listed if not self._is_fresh(target, now))
+        priced = [target for target in asked if target[0] in snapshot.priced]
+        missing = tuple(target for target in priced if not self._is_fresh(target, now))
         if missing:
             await self._ask(missing, now)
-        known = {target: self._known[target][0] for target in listed}
+        known = {target: self._known[target][0] for target in priced}
         return {target: known.get(target, UNLISTED) for target in asked}
 
     def _is_fresh(self, target: tuple[str, str], now: float) -> bool:
