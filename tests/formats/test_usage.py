@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waypost.formats.usage import FILE, MOST, estimate_completion, estimate_tokens, parse_usage
+from waypost.formats.usage import (
+    AROUND,
+    FILE,
+    INLINE,
+    MOST,
+    estimate_completion,
+    estimate_tokens,
+    parse_usage,
+    weigh,
+    weighs_at_most,
+)
 from waypost.records import Usage
 
 WIRE = pathlib.Path(__file__).parents[3] / "shared" / "wire"
@@ -327,6 +337,24 @@ def test_estimates_grow_with_the_text() -> None:
     assert found == sorted(found) and 8_000 < found[3] < 12_000 and 80_000 < found[4] < 120_000
     assert estimate_tokens(b"") == estimate_tokens(b"{}") == 1
     assert estimate_completion(0) == 0 and estimate_completion(1) == 1 and estimate_completion(4200) == 1000
+
+
+@given(
+    st.lists(st.binary(max_size=40) | st.sampled_from([b" " * 3000, b"\\u" * 2000, b"word " * 999, b'"n":1,' * 600]))
+)
+def test_parts_weigh_what_the_whole_is_estimated_at(parts: list[bytes]) -> None:
+    weight = sum(map(weigh, parts))
+    most = weighs_at_most(b"".join(parts))
+    assert weight >= 0 and (most is None or weight <= most)
+    if sum(map(len, parts)) <= 2000 and all(b"\\" not in part for part in parts):
+        assert abs(max(1, weight // 100 - AROUND) - estimate_tokens(b"".join(parts))) <= 1
+
+
+def test_files_weigh_more_than_their_bytes_show() -> None:
+    files = b'{"type":"input_audio","data":"%b"}' % (b"A" * 2 * INLINE)
+    pictures = b'{"url":"data:image/png;base64,%b"}' % (b"A" * 2 * INLINE)
+    for part in (files, pictures):
+        assert weighs_at_most(part) is None and FILE * 100 <= weigh(part) < FILE * 100 + 2000
 
 
 def test_escapes_and_other_scripts_are_not_counted_by_the_byte() -> None:

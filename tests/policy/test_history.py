@@ -132,15 +132,26 @@ def test_without_a_user_turn() -> None:
     assert names(cut(said("tool p x", "tool q y"), 0)) == "pq", "nothing can be dropped that would not tear"
 
 
-@pytest.mark.parametrize("messages", [b"null", b"{}", b'"a"', b"[", b"[1,2", b"\xff", b"[" * 5000])
+NO_MESSAGES = [
+    b"null", b"{}", b'"a"', b"[", b"[1,2]", b"\xff", b"[" * 5000, b'[{"role":"user"},1]', b'[{"role":"user"},{}]',
+    b'[{"role":"user"},{"role":7}]', b'[{"role":"user"},{"role":"assistant","tool_calls":"x"}]',
+    b'[{"role":"user"},{"role":"tool","tool_call_id":3}]', b'[{"role":"user"},{"role":"user"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("messages", NO_MESSAGES)
 def test_no_messages_are_the_upstream_s_to_complain_about(messages: bytes) -> None:
     assert fit(msgspec.Raw(messages), 0, 1, len) == Fitted(msgspec.Raw(messages))
 
 
-def test_messages_that_are_none() -> None:
-    talk = [1, None, [], {"role": 7, "tool_calls": "x"}, {"role": "assistant", "tool_calls": [3]}, {"role": "user"}]
-    assert json.loads(bytes(fit(raw(talk), None, 1, len).messages)) == [{"role": "user"}]
-    assert json.loads(bytes(fit(raw(talk[:-1]), None, 1, len).messages)) == [talk[4]]
+def test_what_may_be_null() -> None:
+    talk = [
+        {"role": "user"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": None}, {}], "tool_call_id": None},
+        {"role": "tool", "tool_call_id": None},
+        {"role": "assistant", "tool_calls": None},
+    ]
+    assert json.loads(bytes(fit(raw(talk), None, 3, len).messages)) == [talk[0], talk[3]], "the result is the call's"
 
 
 # Whatever is said

@@ -292,6 +292,13 @@ def weigh(part: bytes) -> int:
     return max(0, weigh_text(text)) + files * FILE * 100
 
 
+def weighs_at_most(text: bytes) -> int | None:
+    """No less than `weigh` of it, and of all parts of it together, at a glance; None where there may be files."""
+    if text.find(b";base64,") >= 0 or text.find(b'"input_audio"') >= 0:
+        return None
+    return 48 * len(text)  # what a space has, and nothing has more
+
+
 def text_and_files(body: bytes) -> tuple[bytes, int]:
     """What is to be weighed, and how many files were in it."""
     return without_files(body) if len(body) > INLINE and may_have_files(body) else (body, 0)

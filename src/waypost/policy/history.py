@@ -30,27 +30,24 @@ class Fitted(msgspec.Struct, frozen=True):
     of: int = 0
 
 
-class Turn(msgspec.Struct):
-    """A message as far as it matters here. Values may be anything that JSON has."""
-
-    role: msgspec.Raw = msgspec.Raw(b"")
-    tool_calls: msgspec.Raw = msgspec.Raw(b"")
-    tool_call_id: msgspec.Raw = msgspec.Raw(b"")
-
-
 class Call(msgspec.Struct):
     """A tool call."""
 
-    id: str = ""
+    id: str | None = None
+
+
+class Turn(msgspec.Struct):
+    """A message as far as it matters here."""
+
+    role: str
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
 
 
 SYSTEM, USER, RESULT = frozenset({"system", "developer"}), "user", frozenset({"tool", "function"})
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
-decode_messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
-decode_turn = msgspec.json.Decoder(Turn).decode
-decode_calls = msgspec.json.Decoder(list[Call]).decode
-decode_text = msgspec.json.Decoder(str).decode
+decode_turns = msgspec.json.Decoder(list[Turn]).decode
+decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def fit(messages: msgspec.Raw, room: int | None, most: int, weigh: Callable[[bytes], int]) -> Fitted:
@@ -60,31 +57,28 @@ def fit(messages: msgspec.Raw, room: int | None, most: int, weigh: Callable[[byt
     only the number counts. `weigh` gives a message's weight, 0 or more, in whatever `room` is counted in.
     """
     try:
-        listed = decode_messages(messages)
-    except UNREADABLE:
+        turns = decode_turns(messages)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Fitted(messages)
-    turns = [read_turn(raw) for raw in listed]
-    roles = [text_of(turn.role) for turn in turns]
-    places = [place for place, role in enumerate(roles) if role not in SYSTEM]
+    untouched = Fitted(messages, of=len(turns))
+    places = [place for place, turn in enumerate(turns) if turn.role not in SYSTEM]
     if room is None and len(places) <= most:
-        return Fitted(messages, of=len(listed))
-    newest = max((number for number, place in enumerate(places) if roles[place] == USER), default=-1)
-    starts = [
-        number
-        for number in beginnings([turns[place] for place in places], [roles[place] for place in places])
-        if number == 0 or number > newest or roles[places[number]] == USER
-    ]
-    left = room
-    weights = [0] * len(listed)
-    if left is not None:
-        weights = [weigh(bytes(raw)) for raw in listed]
-        left -= sum(weights) - sum(weights[place] for place in places)
-    start = choose([weights[place] for place in places], starts, newest, left, most)
+        return untouched
+    talk = [turns[place] for place in places]
+    newest = max((number for number, turn in enumerate(talk) if turn.role == USER), default=-1)
+    starts = [number for number in beginnings(talk) if not 0 < number <= newest or talk[number].role == USER]
+    raws = decode_raws(messages)
+    left, weights = None, [0] * len(talk)
+    if room is not None:
+        everything = [weigh(bytes(raw)) for raw in raws]
+        weights = [everything[place] for place in places]
+        left = room - sum(everything) + sum(weights)
+    start = choose(weights, starts, newest, left, most)
     kept = {*places[start:], places[newest]} if newest >= 0 else {*places[start:]}
     if len(kept) == len(places):
-        return Fitted(messages, of=len(listed))
-    rest = [raw for place, raw in enumerate(listed) if place in kept or roles[place] in SYSTEM]
-    return Fitted(msgspec.Raw(b"[%b]" % b",".join(rest)), len(listed) - len(rest), len(listed))
+        return untouched
+    rest = [raw for place, raw in enumerate(raws) if place in kept or turns[place].role in SYSTEM]
+    return Fitted(msgspec.Raw(b"[%b]" % b",".join(rest)), len(raws) - len(rest), len(raws))
 
 
 def choose(weights: Sequence[int], starts: Sequence[int], newest: int, room: int | None, most: int) -> int:
@@ -99,48 +93,22 @@ def choose(weights: Sequence[int], starts: Sequence[int], newest: int, room: int
     return starts[-1] if starts else 0
 
 
-def beginnings(turns: Sequence[Turn], roles: Sequence[str]) -> list[int]:
+def beginnings(turns: Sequence[Turn]) -> list[int]:
     """The messages from which on no result of a tool call lacks its call, the very first among them.
 
     A result belongs to the latest call of its id, or, where there is none, to what stands before it.
     """
-    calls: dict[str, int] = {}
-    behind = list(range(len(turns)))  # for each message: the first that it needs
-    for number, (turn, role) in enumerate(zip(turns, roles, strict=True)):
-        if role in RESULT:
-            behind[number] = calls.get(text_of(turn.tool_call_id), max(0, number - 1))
-        for call in ids_of(turn.tool_calls):
-            calls[call] = number
-    needed = list(accumulate(reversed(behind), min))[::-1]  # for each message and all after it
+    calls: dict[str | None, int] = {}
+    first = list(range(len(turns)))  # for each message: the first that it needs
+    for number, turn in enumerate(turns):
+        if turn.role in RESULT:
+            first[number] = calls.get(turn.tool_call_id, max(0, number - 1))
+        for call in turn.tool_calls or ():
+            if call.id:
+                calls[call.id] = number
+    needed = list(accumulate(reversed(first), min))[::-1]  # for each message and all after it
     return [
         number
-        for number, first in enumerate(needed)
-        if first >= number and (number == 0 or roles[number] not in RESULT)
+        for number, turn in enumerate(turns)
+        if number == 0 or (needed[number] == number and turn.role not in RESULT)
     ]
-
-
-# What stands in a message
-
-
-def read_turn(raw: msgspec.Raw) -> Turn:
-    """A message; nothing where it is no object."""
-    try:
-        return decode_turn(raw)
-    except UNREADABLE:
-        return Turn()
-
-
-def text_of(raw: msgspec.Raw) -> str:
-    """A JSON string's text; empty where there is none."""
-    try:
-        return decode_text(raw)
-    except UNREADABLE:
-        return ""
-
-
-def ids_of(raw: msgspec.Raw) -> list[str]:
-    """The ids of a message's tool calls."""
-    try:
-        return [call.id for call in decode_calls(raw) if call.id] if raw else []
-    except UNREADABLE:
-        return []

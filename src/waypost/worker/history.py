@@ -13,7 +13,7 @@ import msgspec
 
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, LeftOut, encode, invalid
-from waypost.formats.usage import AROUND, weigh
+from waypost.formats.usage import AROUND, weigh, weighs_at_most
 from waypost.http.head import Head
 from waypost.policy.admission import OUTPUT_RESERVE
 from waypost.policy.chains import Chain
@@ -60,7 +60,10 @@ def fitted(head: Head, request: ChatRequest, route: Route) -> ChatRequest:
         request, most = by_plugin(request, most)
     if not most:
         return request
-    found = fit(request.fields["messages"], room(request, route.chain), most, lambda message: weigh(message) + COMMA)
+    messages, left = request.fields["messages"], room(request, route.chain)
+    if left is not None and (weight := weighs_at_most(bytes(messages))) is not None and weight <= left:
+        left = None  # most conversations are far from their limit
+    found = fit(messages, left, most, lambda message: weigh(message) + COMMA)
     if not found.dropped:
         return request
     fields = {**request.fields, "messages": found.messages}
