@@ -28,6 +28,7 @@ from waypost.pricing import (
     listed_price,
     parse_terms,
     reserve,
+    saved,
 )
 from waypost.records import Usage
 
@@ -350,3 +351,30 @@ def test_prices_are_answered_in_the_order_of_the_question() -> None:
     ]
     frame = render_frame(1, answer)
     assert FrameParser().feed(frame) == [(1, answer)]
+
+
+# What prompt caches save
+
+CACHED = configured_price(config.Price("10", "30", "1", "12.5", "20"))
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (Usage(100, output=50), 0),
+        (Usage(100, 1, output=50), 9_000),
+        (Usage(100, 0, 1), -2_500),
+        (Usage(100, 0, 0, 1), -10_000),
+        (Usage(0, 10, 4, 8), 90_000 - 10_000 - 80_000),
+        (Usage(), 0),
+    ],
+)
+def test_what_a_prompt_cache_saves(usage: Usage, expected: int) -> None:
+    assert saved(CACHED, usage) == expected
+
+
+@given(prices, usages)
+def test_what_was_saved_and_what_it_cost_are_what_it_had_cost(price: Price, usage: Usage) -> None:
+    cached = usage.cache_read + usage.cache_write_5m + usage.cache_write_1h
+    fresh = msgspec.structs.replace(usage, fresh=usage.fresh + cached, cache_read=0, cache_write_5m=0, cache_write_1h=0)
+    assert cost(price, usage) + saved(price, usage) == cost(price, fresh)

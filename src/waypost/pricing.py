@@ -109,6 +109,18 @@ def exact_cost(price: Price, usage: Usage) -> int:
     )
 
 
+def saved(price: Price, usage: Usage) -> int:
+    """Nano-dollars that an upstream's prompt cache has saved: with all of its prompt fresh the request had cost more.
+
+    Below zero where writing into the cache cost more than reading from it saved.
+    """
+    if not (usage.cache_read or usage.cache_write_5m or usage.cache_write_1h):
+        return 0
+    cached = usage.cache_read + usage.cache_write_5m + usage.cache_write_1h
+    fresh = msgspec.structs.replace(usage, fresh=usage.fresh + cached, cache_read=0, cache_write_5m=0, cache_write_1h=0)
+    return cost(price, fresh) - cost(price, usage)
+
+
 def tier_of(price: Price, prompt_tokens: int) -> Tier:
     """The tier that a prompt of so many tokens puts the whole request into."""
     applies = price.tiers[0]

@@ -140,6 +140,7 @@ def settled(number: int, at: int = NOON, **fields: Any) -> Settled:
         "first_token": 200,
         "latency": 900,
         "raw": b'{"total_tokens":200}',
+        "saved": 56,
     }
     return Settled(**{**defaults, **fields})
 

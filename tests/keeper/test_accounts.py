@@ -278,7 +278,7 @@ def test_a_changed_account_changes_its_identities_and_pushes_its_keys():
             digests = [digest_of(created.key.encode()) for created in keys]
             moved = await accounts.answer(SetAccount("ann", plan="max"))
             assert set(moved.pushes) == {Forget(digests[0]), Forget(digests[1]), ForgetAccount("ann")}
-            assert moved.meters == ("a1:",)
+            assert moved.meters == ("a1:", "f1:")
             assert (await accounts.ask(Identify(digests[0]))).plan == "max"
             await accounts.ask(SetAccount("ann", disabled=True))
             assert await accounts.ask(Identify(digests[0])) is None

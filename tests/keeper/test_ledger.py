@@ -78,7 +78,7 @@ def test_an_answer_given_again_is_a_request_of_its_own_that_names_its_source_and
     with empty_folder() as data:
         rows, found, verified = asyncio.run(run(data))
     assert rows == [(id_of(1).decode(), "", 1, 200, 1234), (id_of(2).decode(), id_of(1).decode(), 1, 0, 0)]
-    assert [row[4:6] + row[12:] for row in found["days"]] == [("", 1, 0, 1), ("lab", 1, 1234, 0)]
+    assert [row[4:6] + row[12:14] for row in found["days"]] == [("", 1, 0, 1), ("lab", 1, 1234, 0)]
     assert verified.requests == 2 and verified.differences == ()
 
 
@@ -99,8 +99,8 @@ def test_one_request_becomes_one_row_a_day_s_sum_and_spent_units(url):
     (row,) = found["requests"]
     assert row[:11] == (id_of(1).decode(), 7, 70, NOON, "free", "route/x", False, holds, 100, 900, name)
     assert row[11:20] == (200, "", "lab", "x-large", 1, 1, 200, 1234, "abcdef012345")
-    assert row[20:] == (usage, False, 200, 900, b'{"total_tokens":200}', "")
-    assert found["days"] == [(7, DAY, 70, "route/x", "lab", 1, 0, 120, 20, 0, 80, 10, 1234, 0)]
+    assert row[20:] == (usage, False, 200, 900, b'{"total_tokens":200}', "", 56)
+    assert found["days"] == [(7, DAY, 70, "route/x", "lab", 1, 0, 120, 20, 0, 80, 10, 1234, 0, 56)]
     assert found["holdings"] == [
         (name, "a7:requests:day:2026-11-22", 0, 1, False),
         (name, "a7:spend:month:2026-11", 0, 1234, False),
@@ -152,7 +152,7 @@ def test_both_engines_hold_the_same_rows_however_the_lines_were_cut(postgres):
                 with empty_folder() as data:
                     found.append(asyncio.run(run(data, url_of(engine), cut)))
     assert len(found[0]["requests"]) == 40 and len(found[0]["attempts"]) == 16
-    assert all(len(row) == 26 and row[11] is not None for row in found[0]["requests"])
+    assert all(len(row) == 27 and row[11] is not None for row in found[0]["requests"])
     for other in found[1:]:
         for table in found[0]:
             assert other[table] == found[0][table], table

@@ -202,7 +202,7 @@ def test_a_changed_key_is_pushed_and_so_are_its_meters():
             outcome = await accounts.answer(PatchKey("1", terms=KeyTerms(daily_limit=5)))
             assert (outcome.pushes, outcome.meters) == ((Forget(digest),), ("k1:",))
             outcome = await accounts.answer(CreditAccount("ann", NANO, True))
-            assert (outcome.pushes, outcome.meters) == ((Forget(digest), ForgetAccount("ann")), ("a1:",))
+            assert (outcome.pushes, outcome.meters) == ((Forget(digest), ForgetAccount("ann")), ("a1:", "f1:"))
 
     asyncio.run(run())
 

@@ -64,7 +64,7 @@ def test_every_cut_gives_the_same_sums(drawn):
                 sums[(*key, column)] += value
     assert sorted(row[0] for row in rows) == sorted(id.decode() for id in requests)
     assert sum(row[11] is not None for row in rows) + len(finals) == len(final)
-    assert all(len(row) == 26 for row in rows) and all(len(row) == 16 for row in finals)
+    assert all(len(row) == 27 for row in rows) and all(len(row) == 17 for row in finals)
     assert attempts == sum(type(line) is Attempted for line in lines)
     wanted_spent, wanted = Counter(), Counter()
     for id, line in requests.items():
@@ -86,6 +86,7 @@ def test_every_cut_gives_the_same_sums(drawn):
             usage.reasoning,
             end.cost,
             int(bool(end.source)),
+            end.saved,
         )
         for column, value in enumerate(columns):
             wanted[(*key, column)] += value

@@ -81,7 +81,10 @@ def test_a_deleted_row_is_missed_by_its_day_and_its_meters(url):
     assert Difference("units spent", "a7:spend:month:2026-11", "7670", "6436") in found
     assert {each.what for each in found} == {
         "units spent",
-        *(f"a day's {name}" for name in ("requests", "prompt", "cache_read", "completion", "reasoning", "cost")),
+        *(
+            f"a day's {name}"
+            for name in ("requests", "prompt", "cache_read", "completion", "reasoning", "cost", "saved")
+        ),
     }
 
 

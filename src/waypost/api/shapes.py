@@ -255,6 +255,7 @@ class Receipt(Shape, frozen=True):
     price: PriceTerms | None
     formula: list[ChargedItem] | None  # its amounts add up to `total_cost`
     total_cost: float | None
+    cache_savings: float | None  # USD that the upstream's prompt cache saved: below zero where it was only written
     attempts: int | None
     failed_attempts: list[FailedAttempt]
 
@@ -316,6 +317,8 @@ class Totals(Shape, frozen=True):
     """Sums. `cache_hit_rate` is the part of the prompts' tokens that came from a cache, 0 to 1.
 
     `repeated_requests` were answered with another request's answer: they have no tokens and no cost.
+    `saved` is what the caches of providers saved: the cost with every prompt fresh, less what it was; below zero where
+    more was paid for writing into them.
     """
 
     requests: int
@@ -326,6 +329,7 @@ class Totals(Shape, frozen=True):
     completion_tokens: int
     reasoning_tokens: int
     cost: float
+    saved: float
     repeated_requests: int
     cache_hit_rate: float
 
@@ -337,12 +341,19 @@ class DayModel(Totals, frozen=True):
     model: str
 
 
+class ModelTotals(Totals, frozen=True):
+    """The sums of one model on all the days."""
+
+    model: str
+
+
 class Analytics(Shape, frozen=True):
-    """`data` by day and model; `totals` of all the days, whether or not all rows fit."""
+    """`data` by day and model, `models` by model alone; `totals` of all the days, whether or not all rows fit."""
 
     start: str
     end: str
     data: list[DayModel]
+    models: list[ModelTotals]
     totals: Totals
 
 

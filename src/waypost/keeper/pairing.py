@@ -156,10 +156,11 @@ def settled_columns(line: Settled) -> tuple[object, ...]:
         line.latency,
         line.raw,
         shown(line.source),
+        line.saved,
     )
 
 
-_NOT_SETTLED = (None,) * 15
+_NOT_SETTLED = (None,) * 16
 
 
 def attempted_columns(line: Attempted) -> tuple[object, ...]:
@@ -218,11 +219,11 @@ def _add_to_day(days: dict[DayKey, list[int]], opened: Opened, line: Settled) ->
     key = (opened.account, day_of(opened.at), opened.key, cut(opened.model), line.provider)
     sums = days.get(key)
     if sums is None:
-        sums = days[key] = [0] * 9
-    add_to_sums(sums, line.code, line.usage, line.cost, is_repeated=bool(line.source))
+        sums = days[key] = [0] * 10
+    add_to_sums(sums, line.code, line.usage, line.cost, line.saved, is_repeated=bool(line.source))
 
 
-def add_to_sums(sums: list[int], code: str, usage: Usage, cost: int, *, is_repeated: bool) -> None:
+def add_to_sums(sums: list[int], code: str, usage: Usage, cost: int, saved: int, *, is_repeated: bool) -> None:
     """Add one request to the sums of its day: the columns of `days` after its key, in order."""
     cache_write = usage.cache_write_5m + usage.cache_write_1h
     sums[0] += 1
@@ -235,6 +236,7 @@ def add_to_sums(sums: list[int], code: str, usage: Usage, cost: int, *, is_repea
     sums[6] += usage.reasoning
     sums[7] += cost
     sums[8] += is_repeated
+    sums[9] += saved
 
 
 def charge(meter: str, held: int, requests: int, tokens: int, cost: int) -> int:

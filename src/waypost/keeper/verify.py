@@ -61,7 +61,7 @@ class Counted:
             return
         key = (row.account_id, day_of(row.at), row.key_id, row.model, row.provider)
         usage = _usage.decode(row.usage)
-        add_to_sums(self.days[key], row.code, usage, row.cost, is_repeated=bool(row.source))
+        add_to_sums(self.days[key], row.code, usage, row.cost, row.saved or 0, is_repeated=bool(row.source))
         if row.price:
             self.prices.setdefault(row.price, row.id)
 
@@ -149,7 +149,9 @@ async def _reading(database: Database) -> AsyncIterator[Fetch]:
 
 
 async def _pages(fetch: Fetch) -> AsyncIterator[AnyRow]:
-    names = "id account_id key_id at model holds journal status code provider requests tokens cost price usage source"
+    names = (
+        "id account_id key_id at model holds journal status code provider requests tokens cost price usage source saved"
+    )
     statement = select(*(requests.c[name] for name in names.split())).order_by(requests.c.id).limit(PAGE)
     after = ""
     while rows := await fetch(statement.where(requests.c.id > after)):

@@ -108,8 +108,8 @@ def _stop_reason(choice: Choice) -> str:
     return "stop_sequence" if choice.stop and choice.finish_reason == "stop" else _ENDS[choice.finish_reason]
 
 
-def render_usage(answer: Answer) -> dict[str, Any]:
-    """The usage: `inputTokens` are those that no cache had or got."""
+def render_usage(answer: Answer, question: Question | None = None) -> dict[str, Any]:
+    """The usage: `inputTokens` are those that no cache had or got; what was written is told by its lifetime, too."""
     usage = answer.usage
     made: dict[str, Any] = {
         "inputTokens": usage.prompt - usage.cached - usage.written,
@@ -119,6 +119,8 @@ def render_usage(answer: Answer) -> dict[str, Any]:
     }
     if usage.cached or usage.written:
         made |= {"cacheReadInputTokens": usage.cached, "cacheWriteInputTokens": usage.written}
+    if usage.written:
+        made["cacheDetails"] = [{"inputTokens": usage.written, "ttl": (question and question.cache_written) or "5m"}]
     return made
 
 
@@ -134,7 +136,7 @@ def render_answer(question: Question, answer: Answer, behaviour: Behaviour, iden
         "stopReason": _stop_reason(choice),
     }
     if behaviour.usage != "never":
-        body["usage"] = render_usage(answer)
+        body["usage"] = render_usage(answer, question)
     return Event(msgspec.json.encode(body), choice.text, usage=behaviour.usage != "never")
 
 
@@ -152,7 +154,7 @@ def render_events(
     made.append(("messageStop", {"stopReason": _stop_reason(choice)}, ""))
     end: dict[str, Any] = {"metrics": {"latencyMs": 1 + answer.seed % 900}}
     if behaviour.usage != "never":
-        end["usage"] = render_usage(answer)
+        end["usage"] = render_usage(answer, question)
     made.append(("metadata", end, ""))
     # AWS hides the lengths of its events behind a member of varying length.
     paddings = itertools.cycle((19, 43, 2, 61, 30, 13, 55))

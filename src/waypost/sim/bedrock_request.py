@@ -63,7 +63,8 @@ def parse_question(body: bytes, target: Target) -> Question:
             raise invalid(problem)
     limits = request.inferenceConfig or _Inference()
     tools = request.toolConfig or {}
-    cached = any("cachePoint" in block for block in _everything(request, tools))
+    points = [block["cachePoint"] for block in _everything(request, tools) if "cachePoint" in block]
+    lifetimes = {point.get("ttl", "5m") for point in points}
     return msgspec.structs.replace(
         conversation.ask(target.model, _turns(request)),
         stream=target.method == "converse-stream",
@@ -76,8 +77,8 @@ def parse_question(body: bytes, target: Target) -> Question:
         ),
         tool_choice=_tool_choice(tools.get("toolChoice") or {}),
         schema=_schema(request.outputConfig or {}),
-        cached=cached,
-        cache_written="5m" if cached else None,
+        cached=bool(points),
+        cache_written=max(lifetimes, key=("5m", "1h").index, default=None),
     )
 
 

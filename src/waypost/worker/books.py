@@ -22,6 +22,7 @@ from waypost.messages import Identity
 from waypost.policy.admission import OUTPUT_RESERVE, limit_lines, meters_of, refusal_of
 from waypost.pricing import Price, prompt_cost, reserve
 from waypost.pricing import cost as cost_of
+from waypost.pricing import saved as saved_of
 from waypost.records import Attempted, Opened, Priced, Settled, Tally, Usage
 from waypost.worker.journal import Journal, JournalUnavailable
 from waypost.worker.leases import Leases
@@ -401,9 +402,10 @@ class Entry:
         upstream = self.attempt.upstream if self.attempt is not None else None
         self.attempt = None  # or entry, attempt and relay would hold each other until the collector comes
         tokens = usage.prompt + usage.completion if requests else 0
-        price, cost = "", 0
+        price, cost, saved = "", 0, 0
         if upstream is not None and requests and upstream.price is not None:
             price, cost = upstream.price.version, cost_of(upstream.price, usage)
+            saved = saved_of(upstream.price, usage)
             if price not in books.priced:
                 books.name_price(upstream.price)
         books.journal.append(
@@ -425,6 +427,7 @@ class Entry:
                 self._milliseconds(),
                 raw,
                 source,
+                saved,
             )
         )
         books.leases.settle(self._charge.takes, requests, tokens, cost)

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from waypost.keeper.store.database import Database, UnusableDatabase
 from waypost.keeper.store.tables import metadata
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006")
 """The migrations in order. Kept here as well because importing Alembic to ask takes longer than all else at a start."""
 
 HEAD = REVISIONS[-1]

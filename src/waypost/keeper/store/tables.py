@@ -128,6 +128,7 @@ requests = Table(
     Column("latency", BigInteger, nullable=True),
     Column("raw", LargeBinary, nullable=True),
     Column("source", String(26), nullable=True),  # the request whose answer was given again; "": it has its own
+    Column("saved", BigInteger, nullable=True),  # by the upstream's prompt cache; NULL in rows of before it was kept
     Index("ix_requests_account_id_id", "account_id", "id"),
     # The open ones: a handful, looked for at every start.
     Index("ix_requests_open", "journal", sqlite_where=text("status IS NULL"), postgresql_where=text("status IS NULL")),
@@ -165,6 +166,7 @@ days = Table(
     Column("reasoning", BigInteger, nullable=False),
     Column("cost", BigInteger, nullable=False),
     Column("repeated", BigInteger, nullable=False, server_default="0"),  # requests with another's answer
+    Column("saved", BigInteger, nullable=False, server_default="0"),  # by prompt caches; below zero: only written
     sqlite_with_rowid=False,
 )
 

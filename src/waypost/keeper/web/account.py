@@ -67,9 +67,11 @@ async def get_analytics(sources: Sources, asked: Asked) -> shapes.Analytics:
     account = asked.caller.account_id
     async with sources.database.reading() as connection:
         rows = await queries.read_days(connection, account, first, last, asked.query.limit)
+        by_model = await queries.read_models(connection, account, first, last, asked.query.limit)
         totals = await queries.read_totals(connection, account, first, last)
     data = [shapes.DayModel(**sums(row), day=row.day, model=row.model) for row in rows]
-    return shapes.Analytics(first, last, data, shapes.Totals(**sums(totals)))
+    models = [shapes.ModelTotals(**sums(row), model=row.model) for row in by_model]
+    return shapes.Analytics(first, last, data, models, shapes.Totals(**sums(totals)))
 
 
 def sums(row: queries.AnyRow) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def sums(row: queries.AnyRow) -> dict[str, Any]:
         "reasoning_tokens": values["reasoning"],
         "cost": usd(values["cost"]),
         "repeated_requests": values["repeated"],
+        "saved": usd(values["saved"]),
         "cache_hit_rate": round(values["cache_read"] / values["prompt"], 6) if values["prompt"] else 0.0,
     }
 

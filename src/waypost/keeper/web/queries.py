@@ -23,6 +23,7 @@ SUMS: tuple[str, ...] = (
     "reasoning",
     "cost",
     "repeated",
+    "saved",
 )
 """The columns of `days` that add up."""
 
@@ -113,6 +114,18 @@ async def read_days(connection: AsyncConnection, account: int, first: str, last:
         .where(days.c.account_id == account, days.c.day.between(first, last))
         .group_by(days.c.day, days.c.model)
         .order_by(days.c.day.desc(), days.c.model)
+        .limit(limit)
+    )
+    return (await connection.execute(statement)).all()
+
+
+async def read_models(connection: AsyncConnection, account: int, first: str, last: str, limit: int) -> Sequence[AnyRow]:
+    """Sums by model over all these days, the dearest first."""
+    statement = (
+        select(days.c.model, *_sums())
+        .where(days.c.account_id == account, days.c.day.between(first, last))
+        .group_by(days.c.model)
+        .order_by(func.sum(days.c.cost).desc(), days.c.model)
         .limit(limit)
     )
     return (await connection.execute(statement)).all()

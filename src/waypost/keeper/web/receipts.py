@@ -56,6 +56,7 @@ def receipt(row: AnyRow, attempts: Sequence[AnyRow]) -> shapes.Receipt:
         price=shapes.PriceTerms(row.price, terms) if row.price else None,
         formula=None if usage is None or row.terms is None else render_formula(row.terms, usage),
         total_cost=maybe_usd(row.cost),
+        cache_savings=maybe_usd(row.saved),
         attempts=row.attempts,
         failed_attempts=[failed_attempt(attempt) for attempt in attempts],
     )
