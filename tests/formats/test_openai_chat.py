@@ -81,7 +81,7 @@ def test_everything_else_leaves_byte_for_byte(body: bytes, upstream_model: str) 
     assert left == {name: value for name, value in came.items() if name not in GATEWAY_ONLY}
     assert list(left) == [name for name in came if name in left], "in the order in which they came"
     dropped = {name for name in GATEWAY_ONLY if came.get(name, b"null") != b"null"}
-    assert set(request.ignored) == dropped - {"provider", "models"}
+    assert set(request.ignored) == dropped - {"preset", "provider", "models"}
 
 
 @thorough

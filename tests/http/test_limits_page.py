@@ -8,6 +8,8 @@ import re
 import msgspec
 
 from waypost.claims import ANSWER_LIMIT
+from waypost import preset_messages
+from waypost.api.endpoints import PRESET
 from waypost.formats.json_gate import DEPTH, DIGITS, KEYS
 from waypost.http.client import HEAD_LIMIT
 from waypost.http.message import Limits
@@ -55,8 +57,28 @@ def test_other_limits_are_on_the_page() -> None:
 
 def test_nothing_else_is_on_the_page() -> None:
     own = {"limit", "---", "depth", "keys", "digits", "head", "requests waiting for a connection"}
-    own |= {"body of an answer that is no stream", "one event of a stream", *KEPT}
+    own |= {"body of an answer that is no stream", "one event of a stream", *KEPT, *OF_PRESETS}
     assert set(rows()) - own == set(Limits.__struct_fields__)
+
+
+OF_PRESETS = {
+    "slug of a preset": preset_messages.SLUG,
+    "name of a preset": preset_messages.NAME,
+    "model of a preset": preset_messages.MODEL,
+    "system prompt": preset_messages.SYSTEM_PROMPT,
+    "parameters": preset_messages.PARAMS,
+    "tools": preset_messages.TOOLS,
+    "one version": preset_messages.BODY,
+    "versions of one preset": preset_messages.VERSIONS,
+    "presets of one account": preset_messages.PRESETS,
+    "time in the response cache": preset_messages.TTL,
+}
+
+
+def test_limits_of_presets_are_on_the_page() -> None:
+    page = rows()
+    assert {name: number(page[name]) for name in OF_PRESETS} == OF_PRESETS
+    assert f"{PRESET // 1024} KiB" in PAGE
 
 
 KEPT = {
