@@ -179,6 +179,8 @@ MISTAKES: list[tuple[str, str, str]] = [
     (PROVIDER + MODEL + 'strategy = "random"\n', '[models."route/x"] strategy', "random"),
     (PROVIDER + MODEL + 'strategy = "weighted"\n', '[models."route/x"] weights', "missing; write one for each link"),
     (PROVIDER + MODEL + "weights = [1]\n", '[models."route/x"] weights', 'only with strategy = "weighted"'),
+    (PROVIDER + MODEL + "min_throughput = 0\n", '[models."route/x"] min_throughput', "> 0"),
+    (PROVIDER + MODEL + "min_throughput = 10001\n", '[models."route/x"] min_throughput', "<= 10000"),
     (PROVIDER + MODEL + "hedge = 0\n", '[models."route/x"] hedge', "> 0"),
     (PROVIDER + MODEL + "hedge = 1\n", '[models."route/x"] hedge', "nobody else to ask"),
     (PROVIDER + MODEL + 'models = ["route/z"]\n', '[models."route/x"] models[0]', "not another model"),

@@ -159,6 +159,7 @@ class Model(Table, frozen=True):
     strict_tool_pinning: bool = False  # results of tool calls go to the first upstream alone, once
     history: Literal["off", "fit"] | Positive = "off"  # fit: a long conversation loses its oldest turns; how many stay
     deadline: Seconds | None = None  # instead of `routing.deadline`
+    min_throughput: Annotated[float, msgspec.Meta(gt=0, le=10_000)] | None = None  # tokens/s in a stream's first 2 s
     hedge: Seconds | None = None  # of silence after which another link is asked as well; None: never
     price: Price | None = None
     prices: dict[str, Price] = {}  # of single links, by their names, instead of `price`

@@ -10,6 +10,7 @@ from waypost.http.client import BROKEN, BUSY, CLOSED, CONNECT_TIMEOUT, ClientCon
 from waypost.http.exchange import Outlet
 from waypost.http.timers import NEVER, TICK, Deadlines
 from waypost.policy.failures import BY_NAME
+from waypost.worker.guard import Guard
 from waypost.worker.outcome import ANSWERED, Outcome, Page, outcome_of_status, quoted
 from waypost.worker.relay import Relay, UpstreamError
 from waypost.worker.upstreams import Upstream
@@ -48,10 +49,12 @@ class Attempt:
         deadlines: Deadlines,
         page: Page,
         request_ends: float = NEVER,
+        guard: Guard | None = None,
     ) -> None:
         """`headers` are those of a good answer; `keepalive` seconds of silence bring a comment (0: never).
 
         `request_ends` is when the request's own time is over, of which this may be the last of several attempts.
+        `guard` holds a stream's first words back, if there is one.
         """
         self._exchange = exchange
         self.upstream = upstream
@@ -64,6 +67,7 @@ class Attempt:
         self._deadlines = deadlines
         self._page = page
         self._request_ends = request_ends
+        self._guard = guard
         ends = deadlines.now + upstream.timeouts.total  # when the whole answer must be here
         self._ends = ends if ends < request_ends else request_ends
         self._sent = 0.0
@@ -113,7 +117,7 @@ class Attempt:
     @property
     def has_spoken(self) -> bool:
         """Something meaningful has come from the upstream."""
-        return self.committed
+        return self.committed or (self._guard is not None and self._guard.is_holding)
 
     @property
     def was_sent(self) -> bool:
@@ -156,7 +160,7 @@ class Attempt:
         try:
             out = relay.feed(data)
         except UpstreamError as error:
-            if error.before:
+            if error.before and (self.committed or self._guard is None):
                 self._commit()
                 self._exchange.write(error.before)
             self._give_up(UpstreamFailure(error.kind, str(error)))
@@ -165,8 +169,24 @@ class Attempt:
             self._finish(out)
         elif out:
             if not self.committed:
+                if self._guard is not None:
+                    self._hold(self._guard, out)
+                    return
                 self._commit()
             self._exchange.write(out)
+
+    def _hold(self, guard: Guard, out: bytes) -> None:
+        """The first words, where they have to show first how fast they come."""
+        self.first_token = self.first_token or time.monotonic()
+        if guard.lets_pass(out, self.relay.observed, self._deadlines.now):
+            self._let_go(guard)
+        elif guard.until < self.deadline:
+            self.deadline = guard.until
+
+    def _let_go(self, guard: Guard) -> None:
+        """Fast enough; or nobody is left who might be faster."""
+        self._commit()
+        self._exchange.write(guard.release())
 
     def ended(self) -> None:
         """The upstream's body is complete."""
@@ -201,6 +221,8 @@ class Attempt:
             self._finish(out)
 
     def _finish(self, out: bytes) -> None:
+        if self._guard is not None:
+            out = self._guard.release() + out
         self.committed = True
         self._page.answered()  # in the books before the caller has it all
         if self._stream:
@@ -216,7 +238,7 @@ class Attempt:
     def _commit(self) -> None:
         """From now on no other upstream may take over."""
         self.committed = True
-        self.first_token = time.monotonic()
+        self.first_token = self.first_token or time.monotonic()
         self._page.began_answer()
         self._start()
 
@@ -267,12 +289,18 @@ class Attempt:
             self._give_up(UpstreamFailure("total_timeout", f"no whole answer within {timeouts.total:g} s"))
         elif now >= limit:
             self._give_up(UpstreamFailure(kind, what))
+        elif self._guard is not None and now >= self._guard.until and self._guard.is_another_left:
+            self._give_up(UpstreamFailure("crawling", "its first words came too slowly"))
         else:
+            if self._guard is not None and now >= self._guard.until:
+                self._let_go(self._guard)
             silent = now - (self._heard or self._sent)
             if silent >= self._keepalive and not self._is_paused:
                 self._start()
                 self._exchange.write(WAITING)
             self.deadline = min(limit, self._ends, now + self._patience)
+            if self._guard is not None and self._guard.until < self.deadline:
+                self.deadline = self._guard.until
 
     def pause_reading(self) -> None:
         """The client is slower than the upstream: leave the upstream's bytes in the kernel."""

@@ -366,7 +366,7 @@ class Entry:
         code = refusal.failure.code
         if not self._exchange.started:
             self._settle(refusal.status, code, 0, NOTHING, False, b"")
-        elif self.attempt is not None and self.attempt.relay.observed:
+        elif self.attempt is not None and self.first_token and self.attempt.relay.observed:
             self._settle_used(200, code)
         else:
             self._settle(200, code, 0, NOTHING, False, b"")

@@ -21,6 +21,7 @@ from waypost.policy.trail import Ticket, Trail
 from waypost.worker.asking import Asking
 from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
+from waypost.worker.guard import Guard
 from waypost.worker.outcome import Outcome, Unanswered
 from waypost.worker.relay import Stamp
 from waypost.worker.resolve import Resolved
@@ -108,6 +109,7 @@ class Race:
         self._preferences = found.asked.preferences
         self._trail = trail
         self._unknown = found.route.hedge
+        self._pace = found.route.pace
         self._ends = exchange.arrived + found.route.deadline
         self.first: Leg
         self._second: Leg | None = None
@@ -155,7 +157,10 @@ class Race:
                 trail.withdraw(ticket)
                 return None
             leg = Leg(self, ticket)
-            leg.attempt = Attempt(leg, upstream, relay, headers, worker.keepalive, worker.deadlines, leg, self._ends)
+            guard = Guard(self._pace, trail, worker.clock) if self._pace is not None else None
+            leg.attempt = Attempt(
+                leg, upstream, relay, headers, worker.keepalive, worker.deadlines, leg, self._ends, guard
+            )
             entry.began(leg.attempt)
             first.attempt.divert(first, first)
             first.attempt.headers = first.attempt.headers.replace(

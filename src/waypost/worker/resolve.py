@@ -45,14 +45,16 @@ LinkPrices = dict[tuple[str, str], "Listed"]
 class Route(msgspec.Struct, frozen=True, eq=False):
     """A name, compiled: its chain, all that may be tried for it (fallbacks too), seconds for all attempts together.
 
-    `hedge`: seconds after which another is asked beside who is silent and not known yet; None: nobody is. `history`:
-    messages besides instructions that a conversation keeps at most, 0 where it is not cut.
+    `hedge`: seconds after which another is asked beside who is silent and not known yet; None: nobody is. `pace`:
+    tokens a second that a stream must begin with; None: any. `history`: messages besides instructions that a
+    conversation keeps at most, 0 where it is not cut.
     """
 
     chain: Chain
     upstreams: tuple[Upstream, ...]
     deadline: float
     hedge: float | None = None
+    pace: float | None = None
     history: int = 0
 
 
@@ -147,10 +149,12 @@ def make_route(snapshot: Snapshot, name: str, prices: LinkPrices) -> Route:
     fallbacks = [make_chain(snapshot, other, prices) for other in names_of(snapshot, name)[1:]]
     chain = make_chain(snapshot, name, prices, fallbacks)
     candidates = [each for one in (chain, *fallbacks) for keys in one.targets for each in keys]
-    deadline = settings.deadline if settings is not None else None
     upstreams = tuple(candidate.upstream for candidate in candidates)
-    hedge = settings.hedge if settings is not None else None
-    return Route(chain, upstreams, deadline or snapshot.settings.routing.deadline, hedge, history_of(settings))
+    deadline = snapshot.settings.routing.deadline
+    if settings is None:
+        return Route(chain, upstreams, deadline)
+    history = history_of(settings)
+    return Route(chain, upstreams, settings.deadline or deadline, settings.hedge, settings.min_throughput, history)
 
 
 def history_of(model: config.Model | None) -> int:

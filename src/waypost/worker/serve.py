@@ -22,6 +22,7 @@ from waypost.worker.asking import Asking
 from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
 from waypost.worker.caching import recalled, wish_of
+from waypost.worker.guard import Guard
 from waypost.worker.hedge import Race
 from waypost.worker.history import fitted
 from waypost.worker.idempotency import once
@@ -116,13 +117,11 @@ async def answer(
     def latency_ms() -> int:
         return int((clock() - arrived) * 1000)
 
-    stamp_id = msgspec.Raw(b'"%b"' % entry.request_id)
+    stamp_id, usage = msgspec.Raw(b'"%b"' % entry.request_id), entry.render_usage
     preset = request.preset.shown if request.preset is not None else None
     asking: Asking | None = None
     metadata = (
-        Metadata(request, chosen, trail, clock)
-        if exchange.head.has_wishes and wants_metadata(exchange.head)
-        else None
+        Metadata(request, chosen, trail, clock) if exchange.head.has_wishes and wants_metadata(exchange.head) else None
     )
     try:
         while (ticket := trail.begin(now)) is not None:
@@ -130,8 +129,7 @@ async def answer(
             upstream: Upstream = ticket.candidate.upstream
             is_other = ticket.name in chosen.elsewhere  # the caller named this model too, and is told which one it was
             model = msgspec.Raw(msgspec.json.encode(ticket.name)) if is_other else request.fields["model"]
-            usage, wants_cost = entry.render_usage, request.wants_cost
-            stamp = Stamp(stamp_id, model, upstream.name, latency_ms, usage, wants_cost, metadata, preset)
+            stamp = Stamp(stamp_id, model, upstream.name, latency_ms, usage, request.wants_cost, metadata, preset)
             try:
                 if upstream.dialect is None:
                     relay: Relay = StreamRelay(stamp, request.include_usage) if request.stream else WholeRelay(stamp)
@@ -140,7 +138,10 @@ async def answer(
                 else:  # another format: the request is translated, and so is the answer
                     asking = asking or Asking(worker, exchange, entry, request, found.asked.preferences)
                     relay, headers, sent = await asking.put(upstream, upstream.dialect, stamp)
-                attempt = Attempt(outlet, upstream, relay, headers, worker.keepalive, worker.deadlines, entry, deadline)
+                guard = Guard(found.route.pace, trail, clock) if found.route.pace is not None else None
+                attempt = Attempt(
+                    outlet, upstream, relay, headers, worker.keepalive, worker.deadlines, entry, deadline, guard
+                )
                 entry.began(attempt)
                 try:
                     # 7. Relay: the attempt feeds the relay with what comes, and writes what it returns to the client.
