@@ -31,6 +31,12 @@ chain = ["sim/literal"]
 chain = ["sim/status-400"]
 [models.fails]
 chain = ["sim/status-500"]
+[models.claude]
+chain = ["translated/demo"]
+[providers.translated]
+format = "anthropic"
+base_url = "SIM"
+keys = ["k"]
 [plans.all]
 [plans.narrow]
 models = ["gpt-4o"]
@@ -94,7 +100,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def server(simulator: Running) -> Iterator[Waypost]:
-    with serving(provider("sim", simulator.base) + CONFIG, workers=2) as waypost:
+    with serving(provider("sim", simulator.base) + CONFIG.replace("SIM", simulator.base), workers=2) as waypost:
         yield waypost
 
 
@@ -178,6 +184,35 @@ def test_the_openai_sdk_uses_one(ann: Tenant, simulator: Running) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         ann.client.chat.completions.create(model="@preset/nobodys", messages=messages)
     assert caught.value.code == "PRESET_NOT_FOUND"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_upstream_of_another_format_is_no_different(ann: Tenant, simulator: Running, stream: bool) -> None:
+    ann.make("claude", model="claude", system_prompt="Be terse.", params={"max_tokens": 300})
+    mark = fresh_nonce("translated")
+    answer = ann.chat("@preset/claude", mark, "x-waypost-metadata: enabled", stream=stream)
+    last = answer.chunks[-1] if stream else answer.json
+    assert (last["preset"], last["model"], last["provider"]) == ("claude", "claude", "translated")
+    assert last["waypost"]["preset"]["version"] == 1
+    body = arrived(simulator, mark).body
+    assert "Be terse." in json.dumps(body["system"]) and body["max_tokens"] == 300
+    assert [message["role"] for message in body["messages"]] == ["user"]
+
+
+def test_a_preset_may_want_the_response_cache(ann: Tenant) -> None:
+    ann.make("kept", model="gpt-4o", system_prompt="1", cache={"enabled": True, "ttl": 60})
+
+    def status() -> str | None:
+        answer = ann.chat("@preset/kept", "the same")
+        assert answer.json["preset"] == "kept"
+        return answer.header("x-waypost-cache-status")
+
+    seen = [status() for _ in range(6)]
+    assert seen[0] == "MISS" and "HIT" in seen, "each worker has a cache of its own"
+    assert ann.call("PATCH", "/v1/presets/kept", {"system_prompt": "2"}).status == 200
+    assert status() == "MISS", "another version is another question"
+    assert ann.call("PATCH", "/v1/presets/kept", {"cache": None}).status == 200
+    assert status() is None
 
 
 def test_names_of_models_go_first(ann: Tenant, simulator: Running) -> None:

@@ -132,6 +132,16 @@ def test_the_request_itself_is_left_alone() -> None:
     assert "preset" in request.fields and bytes(request.fields["model"]) == b'"m"'
 
 
+@pytest.mark.parametrize("fields", [{}, {"model": None}])
+def test_a_preset_may_stand_in_the_place_of_the_model(fields: dict[str, Any]) -> None:
+    request = parse_request(json.dumps({"messages": [], "preset": "p", **fields}).encode())
+    assert (request.model, request.steers) == ("", True)
+    for nobody in ({}, {"preset": None}):
+        with pytest.raises(Refusal) as caught:
+            parse_request(json.dumps({"messages": [], **nobody, **fields}).encode())
+        assert caught.value.param == "model"
+
+
 # What is refused
 
 

@@ -68,7 +68,8 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         if found.route.history or exchange.head.has_wishes or request.ignored:
             request = fitted(exchange.head, request, found.route)
         # Of the response cache hardly anybody wants anything.
-        wish = wish_of(snapshot, exchange, identity, request) if exchange.head.has_wishes or snapshot.caching else None
+        may_wish = exchange.head.has_wishes or snapshot.caching or request.preset is not None
+        wish = wish_of(snapshot, exchange, identity, request) if may_wish else None
         if exchange.head.has_wishes:
             seconds = found.route.deadline
             shared = await once(worker, exchange, identity.account_id, request.stream, seconds, request_id)
