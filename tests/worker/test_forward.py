@@ -19,6 +19,7 @@ from tests.keeper.running import data_folder, until
 from tests.sim.running import Running
 from waypost.api.endpoints import BY_NAME
 from waypost.errors import Refusal
+from waypost.http.call import Reply
 from waypost.http.client import BROKEN, CLOSED, CONNECT, TIMEOUT, UpstreamFailure
 from waypost.http.exchange import Exchange
 from waypost.http.head import Head
@@ -27,8 +28,7 @@ from waypost.http.pool import Names
 from waypost.http.timers import Deadlines
 from waypost.link import http_socket_path
 from waypost.messages import Identity
-from waypost.worker import forward
-from waypost.worker.forward import Fetch, keeper_pool, parse_refusal, query_of, render_request
+from waypost.worker.forward import ask_keeper, keeper_pool, parse_refusal, query_of, render_request
 from waypost.worker.walk import Walk
 
 ANN = Identity(3, 7, "ann", "free", "inference", "laptop")
@@ -114,11 +114,11 @@ class Keeper:
         over: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         async def steps() -> None:
-            one = Fetch(self.pool, self.deadlines, GET, may_repeat, seconds)
             try:
-                over.set_result(await one.run())
+                over.set_result(await ask_keeper(self.pool, GET, may_repeat=may_repeat, seconds=seconds))
+            except UpstreamFailure as failure:
+                over.set_result(failure)
             finally:
-                one.close()
                 if not over.done():
                     over.set_result(None)
 
@@ -211,7 +211,7 @@ def test_a_caller_who_leaves_frees_the_connection():
 
 
 def refusal(status: int, head: bytes, body: bytes) -> Refusal:
-    return parse_refusal(forward.Answer(status, b"HTTP/1.1 x\r\n".lower() + head, body))
+    return parse_refusal(Reply(status, b"HTTP/1.1 x\r\n".lower() + head, body))
 
 
 def test_the_keepers_refusals_are_ours():

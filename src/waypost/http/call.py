@@ -1,4 +1,4 @@
-"""One request and its whole answer, for what the gateway itself wants to know: tokens, media, embeddings."""
+"""One request and its whole answer: tokens, media, embeddings, and what the keeper says."""
 
 from __future__ import annotations
 
@@ -58,23 +58,25 @@ class Collected:
         self.failed(UpstreamFailure(BROKEN, f"the answer is larger than {self._limit} bytes"))
 
 
-async def call(pool: Pool, request: bytes, *, limit: int, connect: float, total: float) -> Reply:
+async def call(
+    pool: Pool, request: bytes, *, limit: int, connect: float, total: float, may_repeat: bool = True
+) -> Reply:
     """Send a request and wait for its whole answer. Raises UpstreamFailure.
 
-    `limit` is in bytes of the body, `connect` and `total` in seconds. To be awaited in a task.
+    `limit` is in bytes of the body, `connect` and `total` in seconds. `may_repeat`: to ask twice does no harm, where a
+    kept connection turns out to be dead. To be awaited in a task.
     """
-    connection: ClientConnection | None = None
     try:
         async with asyncio.timeout(total):
-            connection = pool.take()
-            if connection is not None:
+            while True:
+                connection = pool.take() or await pool.connect(connect)
+                was_kept = connection.answers > 0
                 try:
                     return await ask(connection, request, limit)
                 except UpstreamFailure as failure:
-                    if failure.kind != CLOSED or connection.responding:
-                        raise  # else it was closed as we wrote: once more, on a fresh one
-            connection = await pool.connect(connect)
-            return await ask(connection, request, limit)
+                    was_idle = was_kept and failure.kind == CLOSED and not connection.responding
+                    if not (was_idle and may_repeat):
+                        raise  # else it was closed as we wrote: once more, on another one
     except TimeoutError:
         raise UpstreamFailure(TIMEOUT, f"no whole answer within {total:g} s") from None
 
