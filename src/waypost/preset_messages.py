@@ -18,6 +18,7 @@ TOOLS: Final = 128
 BODY: Final = 256 * 1024  # bytes of a version's JSON
 PRESETS: Final = 500  # of one account
 VERSIONS: Final = 1000  # of one preset
+TOTAL: Final = 64 * 1024 * 1024  # bytes of all versions of all presets of one account
 MODEL: Final = 256  # characters
 TTL: Final = 86_400  # seconds
 

@@ -71,6 +71,7 @@ OF_PRESETS = {
     "one version": preset_messages.BODY,
     "versions of one preset": preset_messages.VERSIONS,
     "presets of one account": preset_messages.PRESETS,
+    "all versions of one account's presets": preset_messages.TOTAL,
     "time in the response cache": preset_messages.TTL,
 }
 

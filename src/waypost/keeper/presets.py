@@ -30,6 +30,7 @@ from waypost.policy.preset import (
 from waypost.preset_messages import (
     PRESETS,
     SLUG,
+    TOTAL,
     VERSIONS,
     ChangePreset,
     CreatePreset,
@@ -158,31 +159,31 @@ class Presets:
             if row is None:
                 raise _unknown()
             shown = message.version or row.version
-            body = await _read_body(connection, row.id, shown)
-        if body is None:
+            version = await _read_version(connection, row.id, shown)
+        if version is None:
             raise Refused("PRESET_NOT_FOUND", f"version: there is no {shown}; {row.latest} is the latest")
-        return Outcome(_record(row, shown, body, is_own=row.account_id == account.id))
+        is_own = row.account_id == account.id
+        return Outcome(_record(row, shown, version, version.body if is_own else b"", is_own=is_own))
 
     async def _list(self, message: ListPresets) -> Outcome:
         counting = and_(preset_versions.c.preset_id == presets.c.id, preset_versions.c.version == presets.c.version)
-        statement = _FOUND.add_columns(preset_versions.c.body).join(preset_versions, counting)
+        told = preset_versions.c["model", "allow_model_override"]
+        statement = _FOUND.add_columns(*told).join(preset_versions, counting)
         async with self._database.reading() as connection:
             account = await _owner(connection, message.owner)
             own = statement.where(presets.c.account_id == account.id).order_by(presets.c.slug)
             rows = (await connection.execute(own)).all()
-        records = (_record(row, row.version, row.body, is_own=True) for row in rows)
-        return Outcome(PresetRecords(tuple(msgspec.structs.replace(record, body=b"") for record in records)))
+        return Outcome(PresetRecords(tuple(_record(row, row.version, row, is_own=True) for row in rows)))
 
     async def _list_versions(self, message: ListPresetVersions) -> Outcome:
         async with self._database.reading() as connection:
             account = await _owner(connection, message.owner)
             row = await _own(connection, account.id, message.preset, lock=False)
-            statement = select(preset_versions).where(preset_versions.c.preset_id == row.id)
+            told = preset_versions.c["version", "created_at", "model", "size"]
+            statement = select(*told).where(preset_versions.c.preset_id == row.id)
             rows = (await connection.execute(statement.order_by(preset_versions.c.version.desc()))).all()
         versions = tuple(
-            PresetVersion(
-                each.version, each.created_at, parse_body(each.body).model, len(each.body), each.version == row.version
-            )
+            PresetVersion(each.version, each.created_at, each.model, each.size, each.version == row.version)
             for each in rows
         )
         return Outcome(PresetVersions(row.id, row.slug, versions))
@@ -192,7 +193,7 @@ class Presets:
     async def _insert(
         self, connection: AsyncConnection, account: AnyRow, slug: str, name: str, visibility: str, body: Body
     ) -> Outcome:
-        await connection.execute(select(accounts.c.id).where(accounts.c.id == account.id).with_for_update())
+        await self._check_room(connection, account.id, body)
         count = select(func.count()).select_from(presets).where(presets.c.account_id == account.id)
         if int(await connection.scalar(count) or 0) >= PRESETS:
             raise Refused("INVALID_REQUEST", f"an account has at most {PRESETS} presets; delete one first")
@@ -200,8 +201,7 @@ class Presets:
         values = {"id": preset_id, "account_id": account.id, "slug": slug, "name": name, "visibility": visibility}
         values |= {"version": 1, "latest": 1, "created_at": now, "updated_at": now}
         await connection.execute(insert(presets).values(values))
-        first = {"preset_id": preset_id, "version": 1, "body": encode(body), "created_at": now}
-        await connection.execute(insert(preset_versions).values(first))
+        await connection.execute(insert(preset_versions).values(_columns(preset_id, 1, body, now)))
         return await _outcome(connection, preset_id)
 
     async def _add_version(self, connection: AsyncConnection, row: AnyRow, body: Body, columns: dict[str, Any]) -> None:
@@ -209,9 +209,18 @@ class Presets:
         number = row.latest + 1
         if number > VERSIONS:
             raise Refused("INVALID_REQUEST", f"a preset has at most {VERSIONS} versions; make a new preset")
-        values = {"preset_id": row.id, "version": number, "body": encode(body), "created_at": int(self._clock())}
+        await self._check_room(connection, row.account_id, body)
+        values = _columns(row.id, number, body, int(self._clock()))
         await connection.execute(insert(preset_versions).values(values))
         await self._write(connection, row, {**columns, "version": number, "latest": number})
+
+    async def _check_room(self, connection: AsyncConnection, account: int, body: Body) -> None:
+        """Raises Refused where an account has too much; others who add to it wait until this transaction is over."""
+        await connection.execute(select(accounts.c.id).where(accounts.c.id == account).with_for_update())
+        total = select(func.sum(preset_versions.c.size)).join_from(preset_versions, presets)
+        had = int(await connection.scalar(total.where(presets.c.account_id == account)) or 0)
+        if had + len(encode(body)) > TOTAL:
+            raise Refused("INVALID_REQUEST", f"the presets of an account take at most {TOTAL} bytes; delete some first")
 
     async def _write(self, connection: AsyncConnection, row: AnyRow, columns: dict[str, Any]) -> None:
         values = {**columns, "updated_at": int(self._clock())}
@@ -286,6 +295,11 @@ async def _read_body(connection: AsyncConnection, preset: str, version: int) -> 
     return body
 
 
+async def _read_version(connection: AsyncConnection, preset: str, version: int) -> AnyRow | None:
+    where = (preset_versions.c.preset_id == preset, preset_versions.c.version == version)
+    return (await connection.execute(select(preset_versions).where(*where))).one_or_none()
+
+
 async def _read_own_body(connection: AsyncConnection, preset: str, version: int) -> bytes:
     body = await _read_body(connection, preset, version)
     assert body is not None  # the one that counts is always there
@@ -295,12 +309,20 @@ async def _read_own_body(connection: AsyncConnection, preset: str, version: int)
 async def _outcome(connection: AsyncConnection, preset: str, *slugs: str) -> Outcome:
     """A preset as it is now, and what workers must forget: its slug, and those that it had before."""
     row = (await connection.execute(_FOUND.where(presets.c.id == preset))).one()
-    record = _record(row, row.version, await _read_own_body(connection, preset, row.version), is_own=True)
+    version = await _read_version(connection, preset, row.version)
+    assert version is not None  # the one that counts is always there
+    record = _record(row, row.version, version, version.body, is_own=True)
     return Outcome(record, (ForgetPreset(row.id, row.account_id, tuple(dict.fromkeys((row.slug, *slugs)))),))
 
 
-def _record(row: AnyRow, shown: int, body: bytes, *, is_own: bool) -> PresetRecord:
-    parsed = parse_body(body)
+def _columns(preset: str, number: int, body: Body, now: int) -> dict[str, Any]:
+    """A version's row."""
+    data = encode(body)
+    told = {"model": body.model, "allow_model_override": body.allow_model_override, "size": len(data)}
+    return {"preset_id": preset, "version": number, "body": data, "created_at": now, **told}
+
+
+def _record(row: AnyRow, shown: int, version: AnyRow, body: bytes = b"", *, is_own: bool) -> PresetRecord:
     return PresetRecord(
         row.id,
         row.account if is_own else "",
@@ -311,9 +333,9 @@ def _record(row: AnyRow, shown: int, body: bytes, *, is_own: bool) -> PresetReco
         row.latest,
         row.created_at,
         row.updated_at,
-        parsed.model,
-        parsed.allow_model_override,
+        version.model,
+        version.allow_model_override,
         shown,
         is_own,
-        body if is_own else b"",
+        body,
     )

@@ -93,6 +93,10 @@ preset_versions = Table(
     Column("preset_id", String(36), ForeignKey("presets.id"), primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("body", LargeBinary, nullable=False),  # JSON: policy.preset.Body
+    # What lists tell of it, so that they need not read it.
+    Column("model", String(256), nullable=True),
+    Column("allow_model_override", Boolean, nullable=False),
+    Column("size", Integer, nullable=False),  # bytes
     Column("created_at", BigInteger, nullable=False),
 )
 

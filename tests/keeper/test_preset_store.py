@@ -16,8 +16,10 @@ from waypost.config import Plan
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.store.postgres import open_postgres
 from waypost.keeper.store.sqlite import open_sqlite
+from waypost.keeper.store.tables import preset_versions
 from waypost.messages import AccountRecord, CreateAccount, Failed, ListAccounts, SetAccount
 from waypost.preset_messages import (
+    TOTAL,
     VERSIONS,
     ChangePreset,
     CreatePreset,
@@ -41,8 +43,9 @@ BODY = b'{"model":"m","system_prompt":"S"}'
 class Opened:
     """The operations on a database, and the two accounts that are in it."""
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Accounts, database: Any = None) -> None:
         self.accounts = accounts
+        self.database = database
         self.ann = self.bob = 0
 
     async def ask(self, message: Any) -> Any:
@@ -84,7 +87,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Opened], Awaitabl
 
     async def scene(test: Callable[[Opened], Awaitable[None]]) -> None:
         async with database() as opened_database:
-            opened = Opened(Accounts(opened_database, {"all": Plan()}, lambda: NOW))
+            opened = Opened(Accounts(opened_database, {"all": Plan()}, lambda: NOW), opened_database)
             for name in ("ann", "bob"):
                 assert isinstance(await opened.good(CreateAccount(name)), AccountRecord)
             rows = (await opened.good(ListAccounts())).rows
@@ -216,6 +219,24 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(run: Run) -> None:
             failed = await on.bad(message)
             assert failed.code == "INVALID_REQUEST" and failed.message.startswith(field), message
         assert await on.good(ListPresets("ann")) == before
+
+    run(test)
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_all_of_an_accounts_is_bounded(run: Run, off: int) -> None:
+    async def test(on: Opened) -> None:
+        first = await on.good(CreatePreset("ann", "a", "A", "private", BODY))
+        async with on.database.writing() as connection:
+            update = preset_versions.update().values(size=TOTAL - len(BODY) + off)
+            await connection.execute(update.where(preset_versions.c.preset_id == first.id))
+        for message in (CreatePreset("ann", "b", "B", "private", BODY), SavePreset("ann", "a", BODY)):
+            if off > 0:
+                assert str(TOTAL) in (await on.bad(message)).message
+            else:
+                await on.good(message)
+                break  # the next one would be too much
+        await on.good(CreatePreset("bob", "b", "B", "private", BODY))
 
     run(test)
 
