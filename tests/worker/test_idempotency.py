@@ -478,6 +478,18 @@ def stored(served: Host) -> int:
         return int(connection.execute("SELECT count(*) FROM answers WHERE size > 0").fetchone()[0])
 
 
+def test_a_claim_that_an_earlier_keeper_left_behind_ends_at_the_start(simulator: Running, own: Host) -> None:
+    caller, mark, key = Caller(own), fresh_nonce("left"), fresh_key()
+    caller.ask("sim/demo", mark, key)
+    wait_until(lambda: stored(own), "it to be stored")
+    assert own.stop() == 0
+    with contextlib.closing(sqlite3.connect(own.data / "waypost.db")) as connection, connection:
+        connection.execute("UPDATE answers SET size = 0, content = NULL, journal = 'w0-ffffffffffffffff'")
+    own.start()
+    again = caller.ask("sim/demo", mark, key)
+    assert again.status == 200 and not replayed(again) and times_seen(simulator, mark) == 2
+
+
 def test_the_keeper_is_killed_while_an_answer_is_made(simulator: Running, own: Host) -> None:
     caller, mark, key, model = Caller(own), fresh_nonce("keeper"), fresh_key(), "sim/ttft-500"
     with caller.begin(model, mark, key) as first:

@@ -6,13 +6,23 @@ worker, or at its time.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import BigInteger, Insert, String, bindparam, delete, func, literal_column, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    LargeBinary,
+    String,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,7 +38,7 @@ from waypost.claims import (
     StoreAnswer,
     StoredAnswer,
 )
-from waypost.keeper.store.counters import ATTEMPTS, StoreUnavailable, was_undone
+from waypost.keeper.store.counters import ATTEMPTS, ZERO, StoreUnavailable, was_undone
 from waypost.keeper.store.database import Database
 from waypost.keeper.store.tables import answers
 
@@ -43,13 +53,15 @@ ROOM_SECONDS: Final = 10.0
 
 ROOMS: Final = 10_000
 
-STEP: Final = 1000
-"""Answers that one statement drops to make room."""
-
-T = TypeVar("T")
-
 Change = Claim | StoreAnswer | ReleaseClaim | ClearAnswer
 Reply = Claimed | Conflict | InFlight | Kept | None  # None: the scope's answer is stored, and there to be found
+
+T = TypeVar("T")
+Step = tuple[str, dict[str, Any]]
+"""The name of a statement, and its parameters."""
+
+Steps = Generator[Step, list[Any], T]
+"""A change in steps: each is sent the rows of the one before."""
 
 
 def size_of(content: bytes) -> int:
@@ -77,33 +89,28 @@ class AnswerStore:
         self._monotonic = monotonic
         self._limit = limit
         self._rooms: dict[tuple[str, int], tuple[int, float]] = {}  # bytes that are left, until when that is trusted
-        is_over = answers.c.expires_at <= bindparam("p_now", type_=BigInteger())
-        is_own = answers.c.request == bindparam("p_request", type_=String())
-        self._claim = _put(database.dialect, is_over)
-        self._store = _put(database.dialect, or_(is_over, is_own, answers.c.kind == "cache"))
+        self._statements = _statements(database.dialect)
+        named = sqlite.dialect(paramstyle="named")
+        self._texts = {name: str(each.compile(dialect=named)) for name, each in self._statements.items()}
 
     async def apply(self, changes: Sequence[Change]) -> list[Reply]:
         """Make all changes in one transaction; their replies in the same order."""
         # Every host changes rows in this order, so that none waits for another that waits for it.
         ordered = sorted(range(len(changes)), key=lambda index: changes[index].scope)
-
-        async def work(connection: AsyncConnection) -> list[Reply]:
-            replies = {index: await self._change(connection, changes[index]) for index in ordered}
-            return [replies[index] for index in range(len(changes))]
-
-        return await self._write(work)
+        replies = await self._run(lambda: [self._change(changes[index]) for index in ordered])
+        found = dict(zip(ordered, replies, strict=True))
+        return [found[index] for index in range(len(changes))]
 
     async def find(self, scope: bytes) -> StoredAnswer | None:
         """What is stored for a scope and has not expired."""
-        statement = select(answers).where(
-            answers.c.scope == scope, answers.c.size > 0, answers.c.expires_at > self._now()
-        )
-        try:
-            async with self._database.reading() as connection:
-                row = (await connection.execute(statement)).one_or_none()
-        except (SQLAlchemyError, OSError, sqlite3.Error) as error:
-            raise _unavailable(error) from error
-        return None if row is None else StoredAnswer(row.request, row.created_at, row.expires_at, row.content)
+
+        def steps() -> Steps[StoredAnswer | None]:
+            for row in (yield "find", {"p_scope": scope, "p_now": self._now()}):
+                return StoredAnswer(*row)
+            return None
+
+        (found,) = await self._run(lambda: [steps()])
+        return found
 
     async def release(self, journals: Collection[str]) -> list[bytes]:
         """End all claims of workers that are gone; their scopes."""
@@ -113,92 +120,108 @@ class AnswerStore:
         """End all claims of this host's but those of its live workers: after a start."""
         return await self._release(answers.c.journal.not_in(journals))
 
-    async def _release(self, of_whom: Any) -> list[bytes]:
-        claims = (literal_column("size") == literal_column("0"), answers.c.host == self._host)  # as the index has it
-        statement = delete(answers).where(*claims, of_whom).returning(answers.c.scope)
+    async def _release(self, of_whom: ColumnElement[bool]) -> list[bytes]:
+        # Written as the index has it.
+        is_claim = literal_column("size") == literal_column("0")
+        statement = delete(answers).where(is_claim, answers.c.host == self._host, of_whom).returning(answers.c.scope)
+        try:
+            async with self._database.writing() as connection:
+                return list((await connection.scalars(statement)).all())
+        except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+            raise _unavailable(error) from error
 
-        async def work(connection: AsyncConnection) -> list[bytes]:
-            return list((await connection.scalars(statement)).all())
+    # One transaction
 
-        return await self._write(work)
-
-    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _run(self, make: Callable[[], Sequence[Steps[T]]]) -> list[T]:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with self._database.writing() as connection:
-                    return await work(connection)
+                if self._database.dialect == "postgresql":
+                    async with self._database.writing() as connection:
+                        return [await self._walk(connection, steps) for steps in make()]
+                async with self._database.driver() as raw:  # in its thread at once: each step would be a visit
+                    results: list[T] = await raw._execute(lambda raw=raw: self._walk_in_sqlite(raw._conn, make()))
+                    return results
             except (SQLAlchemyError, OSError, sqlite3.Error) as error:
                 self._rooms.clear()
                 if not was_undone(error) or attempt == ATTEMPTS:
                     raise _unavailable(error) from error
-            except asyncio.CancelledError:
+            except BaseException:
                 self._rooms.clear()
                 raise
         raise AssertionError
 
+    async def _walk(self, connection: AsyncConnection, steps: Steps[T]) -> T:
+        try:
+            name, values = next(steps)
+            while True:
+                rows = (await connection.execute(self._statements[name], values)).all()
+                name, values = steps.send(list(rows))
+        except StopIteration as over:
+            result: T = over.value
+            return result
+
+    def _walk_in_sqlite(self, raw: sqlite3.Connection, all_steps: Sequence[Steps[T]]) -> list[T]:
+        results = []
+        try:
+            raw.execute("BEGIN IMMEDIATE")
+            for steps in all_steps:
+                try:
+                    name, values = next(steps)
+                    while True:
+                        name, values = steps.send(raw.execute(self._texts[name], values).fetchall())
+                except StopIteration as over:
+                    results.append(over.value)
+            raw.execute("COMMIT")
+        finally:
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
+        return results
+
     # One change
 
-    async def _change(self, connection: AsyncConnection, change: Change) -> Reply:
+    def _change(self, change: Change) -> Steps[Reply]:
         if isinstance(change, Claim):
-            return await self._take(connection, change)
+            return (yield from self._take(change))
         if isinstance(change, StoreAnswer):
-            return await self._keep(connection, change)
-        its = [answers.c.scope == change.scope]
+            return (yield from self._keep(change))
         if isinstance(change, ReleaseClaim):
-            its += [answers.c.size == 0, answers.c.request == change.request]
-        else:
-            its.append(answers.c.size > 0)
-        return Kept((await connection.execute(delete(answers).where(*its))).rowcount > 0)
+            return Kept(bool((yield "release", {"p_scope": change.scope, "p_request": change.request})))
+        return Kept(bool((yield "clear", {"p_scope": change.scope})))
 
-    async def _take(self, connection: AsyncConnection, claim: Claim) -> Reply:
+    def _take(self, claim: Claim) -> Steps[Reply]:
         values = self._values(claim, 0, None)
-        held = select(*answers.c["body", "request", "size"]).where(answers.c.scope == claim.scope)
         while True:
-            if (await connection.execute(self._claim, values)).one_or_none() is not None:
+            if (yield "claim", values):
                 return Claimed()
-            row = (await connection.execute(held)).one_or_none()
-            if row is None:  # dropped between the two statements, where a database serves several at once
-                continue
-            if row.body != claim.body:
-                return Conflict(is_open=not row.size)
-            if row.size:
-                return None
-            return Claimed() if row.request == claim.request else InFlight(row.request)
+            for body, request, size in (yield "held", {"p_scope": claim.scope}):
+                if body != claim.body:
+                    return Conflict(is_open=not size)
+                if size:
+                    return None
+                return Claimed() if request == claim.request else InFlight(request)
+            # Dropped between the two statements, where a database serves several at once.
 
-    async def _keep(self, connection: AsyncConnection, answer: StoreAnswer) -> Reply:
+    def _keep(self, answer: StoreAnswer) -> Steps[Reply]:
         size = size_of(answer.content)
-        await self._make_room(connection, answer, size)
+        yield from self._make_room(answer, size)
         values = self._values(answer, size, answer.content)
-        return Kept((await connection.execute(self._store, values)).one_or_none() is not None)
+        return Kept(bool((yield "store", values | {"p_own": answer.request})))
 
-    async def _make_room(self, connection: AsyncConnection, answer: StoreAnswer, size: int) -> None:
+    def _make_room(self, answer: StoreAnswer, size: int) -> Steps[None]:
         """Drop what would expire first, an eighth of everything at once, so that this is rarely to be done."""
-        name, now = (answer.kind, answer.account), self._monotonic()
-        room, until = self._rooms.get(name, (0, now))
+        whose, now = (answer.kind, answer.account), self._monotonic()
+        room, until = self._rooms.get(whose, (0, now))
         if until <= now or room < size:
-            own = (answers.c.account_id == answer.account, answers.c.kind == answer.kind)
-            used = int(await connection.scalar(select(func.coalesce(func.sum(answers.c.size), 0)).where(*own)) or 0)
-            short = used + size - self._limit
+            own = {"p_kind": answer.kind, "p_account_id": answer.account}
+            ((used,),) = yield "used", own
+            short = int(used) + size - self._limit
             if short > 0:
-                used -= await self._drop(connection, own, short + self._limit // 8)
-            room, until = self._limit - used, now + ROOM_SECONDS
+                dropped = yield "drop", own | {"p_wanted": short + self._limit // 8}
+                used = int(used) - sum(row[0] for row in dropped)
+            room, until = self._limit - int(used), now + ROOM_SECONDS
         if len(self._rooms) >= ROOMS:
             self._rooms.clear()
-        self._rooms[name] = (room - size, until)
-
-    async def _drop(self, connection: AsyncConnection, own: tuple[Any, ...], wanted: int) -> int:
-        dropped = 0
-        oldest = select(answers.c.scope, answers.c.size).where(*own, answers.c.size > 0)
-        oldest = oldest.order_by(answers.c.expires_at, answers.c.scope).limit(STEP)
-        while dropped < wanted and (rows := (await connection.execute(oldest)).all()):
-            scopes = []
-            for row in rows:
-                if dropped < wanted:
-                    scopes.append(row.scope)
-                    dropped += row.size
-            for start in range(0, len(scopes), 500):
-                await connection.execute(delete(answers).where(answers.c.scope.in_(scopes[start : start + 500])))
-        return dropped
+        self._rooms[whose] = (room - size, until)
 
     def _values(self, change: Claim | StoreAnswer, size: int, content: bytes | None) -> dict[str, Any]:
         now = self._now()
@@ -221,17 +244,47 @@ class AnswerStore:
         return int(self._clock() * 1000)
 
 
-def _put(dialect: str, may_replace: Any) -> Insert:
-    """A row, new or in the place of one that may be replaced; returns something if it is there now."""
+# The statements
+
+
+def _statements(dialect: str) -> dict[str, Any]:
     insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
     names = [column.name for column in answers.columns]
-    statement = insert(answers).values({name: bindparam(f"p_{name}", type_=answers.c[name].type) for name in names})
-    statement = statement.on_conflict_do_update(
-        index_elements=[answers.c.scope],
-        set_={name: statement.excluded[name] for name in names if name != "scope"},
-        where=may_replace,
+    put = insert(answers).values({name: bindparam(f"p_{name}", type_=answers.c[name].type) for name in names})
+    replaced = {name: put.excluded[name] for name in names if name != "scope"}
+
+    def put_where(may_replace: ColumnElement[bool]) -> Any:
+        """A row, new or in the place of one that may be replaced; returns something if it is there now."""
+        statement = put.on_conflict_do_update(index_elements=[answers.c.scope], set_=replaced, where=may_replace)
+        return statement.returning(answers.c.size)
+
+    scope = answers.c.scope == bindparam("p_scope", type_=LargeBinary())
+    is_claim, is_answer = answers.c.size == ZERO, answers.c.size > ZERO
+    now = bindparam("p_now", type_=BigInteger())
+    is_over = answers.c.expires_at <= now
+    is_own = answers.c.request == bindparam("p_own", type_=String())
+    is_the_request_s = answers.c.request == bindparam("p_request", type_=String())
+    accounts = (
+        answers.c.account_id == bindparam("p_account_id", type_=BigInteger()),
+        answers.c.kind == bindparam("p_kind", type_=String()),
     )
-    return statement.returning(answers.c.size)  # type: ignore[no-any-return]
+    # Everything up to where, in the order of their ends, enough has gone.
+    sums = func.sum(answers.c.size).over(order_by=(answers.c.expires_at, answers.c.scope))
+    before = (sums - answers.c.size).label("before")
+    ranked = select(answers.c.scope, before).where(*accounts, is_answer).subquery()
+    first = select(ranked.c.scope).where(ranked.c.before < bindparam("p_wanted", type_=BigInteger()))
+    return {
+        "claim": put_where(is_over),
+        "store": put_where(or_(is_over, is_own, answers.c.kind == literal_column("'cache'"))),
+        "held": select(*answers.c["body", "request", "size"]).where(scope),
+        "find": select(*answers.c["request", "created_at", "expires_at", "content"]).where(
+            scope, is_answer, answers.c.expires_at > now
+        ),
+        "release": delete(answers).where(scope, is_claim, is_the_request_s).returning(answers.c.size),
+        "clear": delete(answers).where(scope, is_answer).returning(answers.c.size),
+        "used": select(func.coalesce(func.sum(answers.c.size), ZERO)).where(*accounts),
+        "drop": delete(answers).where(answers.c.scope.in_(first)).returning(answers.c.size),
+    }
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:
