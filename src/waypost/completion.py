@@ -84,8 +84,16 @@ class Fault(msgspec.Struct, frozen=True, gc=False):
     retry_after: float | None = None
 
 
+How = Literal["error_event", "broken", "truncated"]
+"""How an answer of status 200 is none: it says so itself, it is not what it claims to be, or its end is missing."""
+
+
 class BadAnswer(Exception):
     """An upstream's answer is not what its format says. The message is fit for the caller."""
+
+    def __init__(self, message: str, how: How = "broken") -> None:
+        super().__init__(message)
+        self.how: How = how
 
 
 # What a stream says, event by event. `choice` is the index of the answer that an event belongs to.
@@ -179,9 +187,10 @@ class UsageReport(Event, frozen=True):
 
 
 class Failed(Event, frozen=True):
-    """The upstream says in its stream that it failed: nothing follows."""
+    """The upstream says in its stream that it failed, or `how` else it came to nothing: nothing follows."""
 
     fault: Fault
+    how: How = "error_event"
 
 
 AnyEvent = (
@@ -286,7 +295,7 @@ def fold(events: Iterable[AnyEvent]) -> Completion:
         if isinstance(event, UsageReport):
             usage = event
         elif isinstance(event, Failed):
-            raise BadAnswer(event.fault.message)
+            raise BadAnswer(event.fault.message, event.how)
         else:
             choices.setdefault(event.choice, _Folding()).add(event)
     return Completion(

@@ -183,7 +183,7 @@ def parse_response(body: bytes, reading: Reading) -> Completion:
     try:
         message = decode_message(body)
         if message.error is not None:
-            raise BadAnswer(message.error.message or "the upstream answered with an error")
+            raise BadAnswer(message.error.message or "the upstream answered with an error", "error_event")
         if message.stop_reason is None:
             raise BadAnswer("the upstream's answer has no stop_reason")
         reader = Reader(reading)
@@ -218,7 +218,7 @@ class Stream:
                     break
                 found += self._read(decode_event(payload))
         except BadAnswer as error:
-            found.append(self._fail(failed(str(error))))
+            found.append(self._fail(failed(str(error), error.how)))
         except UNREADABLE:
             found.append(self._fail(failed("the upstream sent an event that is not one of a message's stream")))
         return found
@@ -227,7 +227,7 @@ class Stream:
         """No more bytes come: whole if it has said why it stopped."""
         found = self.feed(b"\n\n")  # a last event may lack its empty line
         if not self.done and not self._reader.is_stopped:
-            found.append(failed("the upstream's stream ended before its end marker"))
+            found.append(failed("the upstream's stream ended before its end marker", "truncated"))
         self.done = True
         return found
 

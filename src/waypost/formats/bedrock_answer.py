@@ -135,7 +135,7 @@ class Stream:
             if error is not None:
                 raise error
         except BadAnswer as wrong:
-            found.append(self._fail(failed(str(wrong))))
+            found.append(self._fail(failed(str(wrong), wrong.how)))
         except UNREADABLE:
             found.append(self._fail(failed("the upstream sent an event that is not one of Converse's")))
         return found
@@ -147,7 +147,7 @@ class Stream:
         self.done = True
         if self._reader.is_stopped:
             return []
-        return [failed("the upstream's stream ended before its end marker")]
+        return [failed("the upstream's stream ended before its end marker", "truncated")]
 
     def _fail(self, event: Failed) -> Failed:
         self.done = True

@@ -216,7 +216,7 @@ class Stream:
                 if payload != b"[DONE]":
                     found += self._read(decode_event(payload))
         except BadAnswer as error:
-            found.append(self._fail(failed(str(error))))
+            found.append(self._fail(failed(str(error), error.how)))
         except UNREADABLE:
             found.append(self._fail(failed("the upstream sent an event that is not one of a message's stream")))
         return found
@@ -225,7 +225,7 @@ class Stream:
         """No more bytes come: whole if it has said why it stopped."""
         found = self.feed(b"\n\n")  # a last event may lack its empty line
         if not self.done:
-            found.append(failed("the upstream's stream ended before its end marker"))
+            found.append(failed("the upstream's stream ended before its end marker", "truncated"))
         self.done = True
         return found
 
@@ -257,7 +257,7 @@ class Stream:
             case "message-end":
                 return self._finish(delta)
             case "" if event.message:
-                return [self._fail(failed(event.message))]
+                return [self._fail(failed(event.message, "error_event"))]
         return []  # the end of a call or a citation, or an event that is newer than this
 
     def _finish(self, delta: Delta) -> list[AnyEvent]:
@@ -402,7 +402,7 @@ class Reader:
     def stop(self, reason: str, why: str) -> list[AnyEvent]:
         """Why it ended. Raises BadAnswer where it is not whole."""
         if reason in BROKEN:
-            raise BadAnswer(why or broken(reason))
+            raise BadAnswer(why or broken(reason), "error_event")
         found = self.close() + self._end_plan()
         if self._held and not self._is_schema:
             found.append(TextDelta("".join(self._held)))

@@ -40,7 +40,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from waypost.chat import CacheControl, Chat, Content, Effort, Object, Part, TextPart
-from waypost.completion import AnyEvent, Completion, Failed, Fault
+from waypost.completion import AnyEvent, Completion, Failed, Fault, How
 from waypost.errors import Refusal
 
 Modality = Literal["text", "image", "pdf", "audio", "video"]
@@ -119,9 +119,9 @@ class StreamParser(Protocol):
         """No more bytes come: Failed where the answer is not whole, unless that has been said."""
 
 
-def failed(message: str) -> Failed:
+def failed(message: str, how: How = "broken") -> Failed:
     """The upstream's stream is not what it should be."""
-    return Failed(Fault("server", message))
+    return Failed(Fault("server", message), how)
 
 
 class Format(Protocol):

@@ -143,7 +143,7 @@ class Stream:
                 if found and isinstance(found[-1], Failed):
                     break
         except BadAnswer as error:
-            found.append(failed(str(error)))
+            found.append(failed(str(error), error.how))
         except UNREADABLE:
             found.append(failed("the upstream sent an event that is not a response of Gemini's"))
         self.id, self.model = self._reader.id, self._reader.model
@@ -157,7 +157,7 @@ class Stream:
             try:
                 self._reader.end(found)
             except BadAnswer as error:
-                found.append(failed(str(error)))
+                found.append(failed(str(error), error.how))
         self.done = True
         return found
 
@@ -195,7 +195,7 @@ class Reader:
         if not self._choices:
             raise BadAnswer("the upstream's answer has no candidates")
         if not all(choice.reason for choice in self._choices.values()):
-            raise BadAnswer("the upstream's answer ended without a finish reason")
+            raise BadAnswer("the upstream's answer ended without a finish reason", "truncated")
         for choice in self._choices.values():
             choice.end(found)
 

@@ -252,7 +252,7 @@ class Stream:
                     break
                 found += self._finish() if payload == b"[DONE]" else self._read(payload)
         except BadAnswer as error:
-            found.append(self._fail(failed(str(error))))
+            found.append(self._fail(failed(str(error), error.how)))
         except UNREADABLE:
             found.append(self._fail(failed("the upstream sent an event that is not a chat completion chunk")))
         return found
@@ -266,7 +266,7 @@ class Stream:
         self.done = True
         if self._readers and all(reader.is_finished for reader in self._readers.values()):
             return []
-        return [failed("the upstream's stream ended before its end marker")]
+        return [failed("the upstream's stream ended before its end marker", "truncated")]
 
     def _fail(self, event: Failed) -> Failed:
         self.done = True

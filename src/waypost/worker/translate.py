@@ -94,7 +94,7 @@ class WholeTranslator:
         try:
             completion = terms.format.parse_response(b"".join(self._parts), terms.reading)
         except BadAnswer as error:
-            raise UpstreamError(str(error)) from None
+            raise UpstreamError(str(error), error.how) from None
         if not completion.choices:
             raise UpstreamError("the upstream's answer has no choices")
         wrong = terms.judge(completion)
@@ -177,7 +177,7 @@ class StreamTranslator:
                 case ImageMade():
                     self.observed += 1
                 case Failed():
-                    error = UpstreamError(event.fault.message or "the upstream sent an error in its stream")
+                    error = UpstreamError(event.fault.message or "the upstream sent an error in its stream", event.how)
                     if self._is_committed:  # what came before the error has been said, and is passed on
                         error.before = self._renderer.feed(events)
                     raise error
