@@ -11,7 +11,8 @@ import pytest
 
 from tests.worker.test_relay import STREAMS
 from tests.worker.transcripts import USAGE, chunk, finished, render, render_usage, said, stamp, told
-from waypost.worker.recording import CUT, MARKS, VERSION, BadRecording, Recording, fill, pack, seal, unpack
+from waypost.http.exchange import parse_chunks
+from waypost.worker.recording import MARKS, VERSION, BadRecording, Recording, fill, pack, seal, unpack
 from waypost.worker.relay import DONE, Stamp, StreamRelay, WholeRelay, render_error
 
 OURS = b"chatcmpl_" + b"0" * 25 + b"A"
@@ -42,6 +43,13 @@ def sealed(pieces: list[bytes], stream: bool = True) -> Recording:
     return recording
 
 
+def again(recording: Recording, request_id: bytes = OTHER, created: int = 1_900_000_000, ms: int = 3) -> list[bytes]:
+    """Its pieces, said by another request or the same."""
+    framed = parse_chunks(fill(recording.framed, request_id, created, ms))
+    assert framed == [] or recording.stream
+    return [*framed, fill(recording.last, request_id, created, ms)]
+
+
 def chunks(data: bytes) -> list[Any]:
     events = [event.partition(b"data:")[2].strip() for event in data.split(b"\n\n")]
     return [json.loads(event) for event in events if event not in (b"", b"[DONE]")]
@@ -54,20 +62,20 @@ def test_a_stream_said_again_as_it_was_is_byte_for_byte_what_it_was(name: str, i
     pieces = streamed(STREAMS[name], size, include_usage)
     recording = sealed(pieces)
     assert recording.source == OURS[-26:] and recording.at == AT and recording.stream
-    assert recording.content.find(OURS) < 0
-    assert fill(recording.content, OURS, recording.created, 42).split(CUT) == pieces
+    assert (recording.framed + recording.last).find(OURS) < 0
+    assert again(recording, OURS, recording.created, 42) == pieces
 
 
 @pytest.mark.parametrize("name", ["compact", "spaced", "comments", "CRLF", "n=2", "tools", "usage in every chunk"])
 def test_under_another_name_and_at_another_time_it_says_the_same(name: str) -> None:
     pieces = streamed(STREAMS[name], 200, True)
-    again = fill(sealed(pieces).content, OTHER, 1_900_000_000, 3).split(CUT)
-    assert len(again) == len(pieces)
-    before, after = chunks(b"".join(pieces)), chunks(b"".join(again))
+    other = again(sealed(pieces))
+    assert [len(piece) for piece in other[:-1]] == [len(piece) for piece in pieces[:-1]]
+    before, after = chunks(b"".join(pieces)), chunks(b"".join(other))
     assert {one["id"] for one in after} == {OTHER.decode()}
     assert {one["created"] for one in after} == {1_900_000_000}
     assert told(after) == told(before) and after[-1]["usage"] == before[-1]["usage"]
-    assert after[-1]["latency_ms"] == 3 and b"".join(again).endswith(DONE)
+    assert after[-1]["latency_ms"] == 3 and other[-1].endswith(DONE)
     strip = ("id", "created", "latency_ms")
     assert [{k: v for k, v in one.items() if k not in strip} for one in after] == [
         {k: v for k, v in one.items() if k not in strip} for one in before
@@ -78,16 +86,23 @@ def test_only_the_time_of_a_chunk_is_its_time() -> None:
     other = said("x", created=1_700_000_000)
     words = f'"created":1700000000, "id":"{OURS.decode()}"'
     pieces = streamed(render([chunk(other), chunk(said(words)), chunk(finished())]), 1 << 20)
-    again = chunks(fill(sealed(pieces).content, OTHER, 1_900_000_000, 3))
-    assert [one["created"] for one in again] == [1_900_000_000] * 3
-    assert again[0]["choices"][0]["delta"]["created"] == 1_700_000_000
-    assert again[1]["choices"][0]["delta"]["content"] == words
+    after = chunks(b"".join(again(sealed(pieces))))
+    assert [one["created"] for one in after] == [1_900_000_000] * 3
+    assert after[0]["choices"][0]["delta"]["created"] == 1_700_000_000
+    assert after[1]["choices"][0]["delta"]["content"] == words
 
 
 def whole(**more: Any) -> bytes:
     relay = WholeRelay(own_stamp(more.pop("wants_cost", False), more.pop("metadata", None)))
     choice = {"index": 0, "message": {"role": "assistant", "content": 'é "id":"up"'}, "finish_reason": "stop"}
-    answer = {"id": "up", "object": "chat.completion", "created": 17, "model": "u", "choices": [choice], "usage": USAGE}
+    answer = {
+        "id": "up",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": "u",
+        "choices": [choice],
+        "usage": USAGE,
+    }
     relay.feed(json.dumps({**answer, **more}).encode())
     return relay.end()
 
@@ -95,26 +110,25 @@ def whole(**more: Any) -> bytes:
 def test_a_whole_answer() -> None:
     body = whole()
     recording = sealed([body], stream=False)
-    assert fill(recording.content, OURS, 17, 42) == body and recording.created == 17
-    again = json.loads(fill(recording.content, OTHER, 1_900_000_000, 3))
+    assert again(recording, OURS, recording.created, 42) == [body]
+    after = json.loads(again(recording)[0])
     own = {"id": OTHER.decode(), "created": 1_900_000_000, "latency_ms": 3}
-    assert again == {**json.loads(body), **own}
+    assert after == {**json.loads(body), **own}
 
 
 def test_it_costs_nothing_again_and_came_about_otherwise() -> None:
     body = whole(wants_cost=True, metadata=b'{"attempts":[]}')
     assert json.loads(body)["usage"]["cost"] == 0.5 and "waypost" in json.loads(body)
-    again = json.loads(fill(sealed([body], stream=False).content, OTHER, 1, 2))
-    assert again["usage"] == {**USAGE, "cost": 0} and "waypost" not in again
+    after = json.loads(again(sealed([body], stream=False))[0])
+    assert after["usage"] == {**USAGE, "cost": 0} and "waypost" not in after
     pieces = streamed(STREAMS["compact"], 300, True, wants_cost=True, metadata=b'{"attempts":[]}')
-    last = chunks(fill(sealed(pieces).content, OTHER, 1, 2))[-1]
+    last = chunks(again(sealed(pieces))[-1])[-1]
     assert last["usage"] == {**USAGE, "cost": 0} and "waypost" not in last
 
 
 def test_an_upstream_s_own_word_on_its_cost_is_not_repeated() -> None:
     body = whole(usage={**USAGE, "cost": 0.25, "cost_details": {"upstream_inference_cost": 0.25}})
-    again = json.loads(fill(sealed([body], stream=False).content, OTHER, 1, 2))
-    assert again["usage"] == {**USAGE, "cost": 0}
+    assert json.loads(again(sealed([body], stream=False))[0])["usage"] == {**USAGE, "cost": 0}
 
 
 # What is none
@@ -151,13 +165,13 @@ def test_packed_and_unpacked() -> None:
     recording = sealed(streamed(STREAMS["tools"], 100, True))
     packed = pack(recording)
     assert unpack(packed) == recording
-    assert len(packed) < len(recording.content) / 2
+    assert len(packed) < recording.size / 2
     assert stamp().id not in packed
 
 
 def test_what_is_no_recording() -> None:
     packed = pack(sealed([whole()], stream=False))
     body = zlib.compress(msgspec.msgpack.encode([1, 2, 3]))
-    for data in (b"", b"W", b"W2" + packed[2:], packed[:-1], packed + b"x", VERSION + b"junk", VERSION + body):
+    for data in (b"", b"W", b"W0" + packed[2:], packed[:-1], packed + b"x", VERSION + b"junk", VERSION + body):
         with pytest.raises(BadRecording):
             unpack(data)

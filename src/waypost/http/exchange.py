@@ -23,6 +23,22 @@ class Flow(Protocol):
         """Go on."""
 
 
+def render_chunk(data: bytes) -> bytes:
+    """One chunk of HTTP/1.1."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def parse_chunks(framed: bytes) -> list[bytes]:
+    """What `render_chunk` made, one after the other, taken apart."""
+    parts, at = [], 0
+    while at < len(framed):
+        start = framed.index(b"\r\n", at) + 2
+        end = start + int(framed[at : start - 2], 16)
+        parts.append(framed[start:end])
+        at = end + 2
+    return parts
+
+
 class Outlet(Protocol):
     """What an answer goes into: an `Exchange`, or who stands in front of one."""
 
@@ -111,13 +127,18 @@ class Exchange:
 
     def end_in_parts(self, parts: Sequence[bytes]) -> None:
         """All that is left of a streamed answer (no part is empty): a chunk each, in one write."""
-        if self._chunked:
-            parts = [b"%x\r\n%b\r\n" % (len(part), part) for part in parts]
-            parts.append(b"0\r\n\r\n")
+        self.end_framed(b"".join(map(render_chunk, parts[:-1])), parts[-1])
+
+    def end_framed(self, framed: bytes, last: bytes) -> None:
+        """The same, where all parts but the last (which is not empty) are chunks already."""
         connection = self._connection
-        if connection is not None:
-            connection.write(self._lines + b"".join(parts))
-            self._over(connection)
+        if connection is None:
+            return
+        if self._chunked:
+            connection.write(b"%b%b%x\r\n%b\r\n0\r\n\r\n" % (self._lines, framed, len(last), last))
+        else:
+            connection.write(b"".join((self._lines, *parse_chunks(framed), last)))
+        self._over(connection)
 
     def _over(self, connection: Connection) -> None:
         self._connection = self.flow = self.on_gone = None

@@ -39,6 +39,19 @@ class Packed(msgspec.Struct, frozen=True, gc=False):
     ttl: int
 
 
+SHORT: Final = 4096
+MANY: Final = 1000
+"""Bytes of a request's body whose key is remembered, and how many are: 4 MiB at most."""
+
+
+class KnownKey(msgspec.Struct, frozen=True, eq=False):
+    """The key of a body, of who asked, and of what his model stood for."""
+
+    asker: object
+    asked: object
+    key: bytes
+
+
 class Flight(msgspec.Struct, frozen=True, eq=False):
     """An answer on its way, and for how many seconds it will be kept."""
 
@@ -54,6 +67,7 @@ class Cache:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.flights: dict[bytes, Flight] = {}
         self.size = 0  # bytes
+        self.keys: dict[bytes, KnownKey] = {}
         self._plain: dict[bytes, Kept] = {}  # both in the order of last use
         self._rest: dict[bytes, Kept | Packed] = {}
         self._plain_size = 0
@@ -66,6 +80,7 @@ class Cache:
         """A new configuration: models may mean something else now, so everything goes."""
         self.limit, self.largest = limit, min(largest, max(0, limit - OVERHEAD))
         self.flights.clear()
+        self.keys.clear()
         self._plain.clear()
         self._rest.clear()
         self.size = self._plain_size = 0
@@ -89,7 +104,7 @@ class Cache:
     def store(self, key: bytes, recording: Recording, ttl: int, age: float = 0.0) -> None:
         """Keep an answer; one that is too large is let go, and what was there before it goes in any case."""
         self.drop(key)
-        if len(recording.content) > self.largest:
+        if recording.size > self.largest:
             return
         since = self._clock() - age
         self._put(key, Kept(recording, since, since + ttl, ttl))
@@ -108,6 +123,20 @@ class Cache:
         self.drop(key)
         self.flights.pop(key, None)
 
+    # Keys of requests that are sent again and again, byte for byte
+
+    def known_key(self, body: bytes, asker: object, asked: object) -> bytes | None:
+        """The key of this body as these two asked and were asked the last time: the very objects."""
+        known = self.keys.get(body)
+        return known.key if known is not None and known.asker is asker and known.asked is asked else None
+
+    def note_key(self, body: bytes, asker: object, asked: object, key: bytes) -> None:
+        """For the next time; large bodies are computed anew."""
+        if len(body) <= SHORT:
+            if len(self.keys) >= MANY:
+                self.keys.clear()
+            self.keys[body] = KnownKey(asker, asked, key)
+
     # Between the two halves, and out
 
     def _put(self, key: bytes, kept: Kept) -> None:
@@ -125,7 +154,7 @@ class Cache:
         """Out of the half that is kept as it is."""
         self._plain_size -= size_of(kept)
         rest: Kept | Packed = kept
-        if len(kept.recording.content) >= WORTHWHILE:
+        if kept.recording.size >= WORTHWHILE:
             rest = Packed(pack(kept.recording), kept.since, kept.ends, kept.ttl)
         self._rest[key] = rest
         self.size += size_of(rest) - size_of(kept)
@@ -141,4 +170,4 @@ class Cache:
 
 def size_of(kept: Kept | Packed) -> int:
     """Bytes that an entry takes."""
-    return OVERHEAD + len(kept.recording.content if isinstance(kept, Kept) else kept.content)
+    return OVERHEAD + (kept.recording.size if isinstance(kept, Kept) else len(kept.content))

@@ -75,8 +75,9 @@ def cache_wish(head: Head, plan: Terms | None, preset: Terms | None = None) -> W
     said = clears = most = None
     if head.has_wishes:
         said = read_flag(head, b"x-waypost-cache")
-        clears = read_flag(head, b"x-waypost-cache-clear")
-        most = read_ttl(head)
+        if head.has(b"\r\nx-waypost-cache-"):
+            clears = read_flag(head, b"x-waypost-cache-clear")
+            most = read_ttl(head)
     terms = preset or plan
     keeps = said if said is not None else terms is not None and terms.enabled
     if not keeps and not clears:
@@ -124,7 +125,7 @@ async def recalled(
         await answer(worker, exchange, entry, request, found, exchange)
         return
     cache = worker.cache
-    key = cache_key(asker_of(entry, request, found), request.fields)
+    key = key_of(worker, entry, request, found)
     if wish.clears:
         cache.clear(key)
         if not wish.keeps:
@@ -141,21 +142,27 @@ async def recalled(
     await led(worker, exchange, entry, request, found, wish, key, answer)
 
 
-def asker_of(entry: Entry, request: ChatRequest, found: Resolved) -> Asker:
-    """Whose request it is, and of whom."""
-    identity, upstreams, used = entry.identity, found.upstreams, request.preset
+def key_of(worker: Worker, entry: Entry, request: ChatRequest, found: Resolved) -> bytes:
+    """Whose request it is, of whom, and what it says."""
+    identity, used, cache = entry.identity, request.preset, worker.cache
+    key = cache.known_key(request.body, identity, found) if used is None else None
+    if key is not None:
+        return key
     preset = f"{used.id} {used.version} {bytes(used.shown).decode()}" if used is not None else ""
-    targets = (found.route.chain.name, *[f"{upstream.provider}/{upstream.model}" for upstream in upstreams])
-    return Asker(identity.account_id, identity.key_id, "chat/completions", targets, preset, request.stream)
+    targets = (found.route.chain.name, *[f"{upstream.provider}/{upstream.model}" for upstream in found.upstreams])
+    asker = Asker(identity.account_id, identity.key_id, "chat/completions", targets, preset, request.stream)
+    key = cache_key(asker, request.fields)
+    if used is None:
+        cache.note_key(request.body, identity, found, key)
+    return key
 
 
 def hit(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, kept: Kept) -> None:
     """It is there: in the books first, then said."""
     now = worker.clock()
     recording = kept.recording
-    headers = hit_headers(
-        worker, exchange, request, entry.request_id, recording.source, int(now - kept.since), kept.ttl
-    )
+    age = int(now - kept.since)
+    headers = hit_headers(worker, exchange, request, entry, recording.source, recording.dropped, age, kept.ttl)
     entry.repeated(recording.source)
     latency = int((now - exchange.arrived) * 1000)
     replay(recording, exchange, headers, entry.request_id, int(worker.books.wall()), latency)
@@ -165,9 +172,12 @@ async def joined(worker: Worker, exchange: Exchange, entry: Entry, request: Chat
     """Share an answer that is on its way. False: it failed before it began, and this request has to go by itself."""
     clock, arrived = worker.clock, exchange.arrived
     recorder = flight.recorder
-    headers = hit_headers(worker, exchange, request, entry.request_id, recorder.entry.id, 0, flight.ttl)
+
+    def render_headers(dropped: str) -> bytes:
+        return hit_headers(worker, exchange, request, entry, recorder.entry.id, dropped, 0, flight.ttl)
+
     follower = Follower(
-        recorder, exchange, entry, headers, worker.cache.largest, lambda: int((clock() - arrived) * 1000)
+        recorder, exchange, entry, render_headers, worker.cache.largest, lambda: int((clock() - arrived) * 1000)
     )
     return await follower.listen()
 
@@ -207,15 +217,23 @@ async def led(
 
 
 def hit_headers(
-    worker: Worker, exchange: Exchange, request: ChatRequest, request_id: bytes, source: bytes, age: int, ttl: int
+    worker: Worker,
+    exchange: Exchange,
+    request: ChatRequest,
+    entry: Entry,
+    source: bytes,
+    dropped: str,
+    age: int,
+    ttl: int,
 ) -> bytes:
-    """The head lines of an answer that was given before: no provider was asked."""
+    """The head lines of an answer that was given before: no provider was asked, and what its one was told is said."""
     lines = (
         b"%bx-request-id: %b\r\nx-waypost-cache-status: HIT\r\nx-waypost-cache-age: %d\r\nx-waypost-cache-ttl: %d\r\n"
         b"x-waypost-cache-source-id: chatcmpl_%b\r\n"
-        % (EVENTS if request.stream else JSON, request_id, age, ttl, source)
+        % (EVENTS if request.stream else JSON, entry.request_id, age, ttl, source)
     )
-    if request.ignored:
-        lines += dropped_line(request.ignored)
-    lines += history_line(request)
+    if dropped or request.ignored:
+        lines += dropped_line((*request.ignored, *filter(None, dropped.split(", "))))
+    if request.left_out is not None:
+        lines += history_line(request)
     return lines + cors_lines(worker.origins, exchange) if worker.origins else lines

@@ -35,6 +35,7 @@ class Recorder:
         """Takes the exchange's `on_gone`; `wall` gives seconds since 1970 UTC."""
         self.entry = entry
         self.started = False
+        self.dropped = ""  # what its `X-Dropped-Params` says
         self.is_open = True  # whoever comes now can still have all of it
         self.keep: list[Callable[[Recording], None]] = []
         self._exchange = exchange
@@ -65,6 +66,7 @@ class Recorder:
     def start(self, status: int, headers: bytes) -> None:
         """Decide status and headers."""
         self.started = True
+        self.dropped = read_dropped(headers)
         self._exchange.start(status, headers + self._lines)
 
     def write(self, data: bytes) -> None:
@@ -87,6 +89,7 @@ class Recorder:
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """An answer that is not streamed."""
         self.started = True
+        self.dropped = read_dropped(headers)
         self._exchange.respond(status, headers + self._lines, body)
         self._note(body)
         self._finish(body)
@@ -111,7 +114,8 @@ class Recorder:
             self._followers.clear()
         if self.is_open and self.keep:
             self.is_open = False
-            recording = seal(pieces, self.stream, self.entry.request_id, int(self._wall() * 1000))
+            at = int(self._wall() * 1000)
+            recording = seal(pieces, self.stream, self.entry.request_id, at, self.dropped)
             if recording is not None:
                 for keep in self.keep:
                     keep(recording)
@@ -155,10 +159,17 @@ class Recorder:
             leave()
 
 
+def read_dropped(headers: bytes) -> str:
+    """Which fields a head's lines say that nobody was told of, as they say it."""
+    _, name, rest = headers.partition(b"x-dropped-params: ")
+    return rest.partition(b"\r\n")[0].decode() if name else ""
+
+
 class Follower:
     """One request that shares another's answer. Await `over`, then see what it says; `leave` where it is cancelled.
 
-    `headers` are those of a good answer. `latency_ms` is asked when the last JSON leaves.
+    `render_headers` gives those of a good answer, of which these fields were dropped. `latency_ms` is asked when the
+    last JSON leaves.
     """
 
     def __init__(
@@ -166,7 +177,7 @@ class Follower:
         recorder: Recorder,
         exchange: Exchange,
         entry: Entry,
-        headers: bytes,
+        render_headers: Callable[[str], bytes],
         limit: int,
         latency_ms: Callable[[], int],
     ) -> None:
@@ -174,7 +185,7 @@ class Follower:
         self._recorder = recorder
         self._exchange = exchange
         self._entry = entry
-        self._headers = headers
+        self._render_headers = render_headers
         self._limit = limit
         self._latency_ms = latency_ms
         self._theirs = b'"%b"' % recorder.entry.request_id
@@ -240,7 +251,7 @@ class Follower:
             self._start()
             self._exchange.end_in_parts([*self._unsent, last])
         else:
-            self._exchange.respond(200, self._headers, last)
+            self._exchange.respond(200, self._render_headers(self._recorder.dropped), last)
         self.over.set(True)
 
     def failed(self, why: Refusal | None) -> None:
@@ -255,7 +266,7 @@ class Follower:
 
     def _start(self) -> None:
         if not self._exchange.started:
-            self._exchange.start(200, self._headers)
+            self._exchange.start(200, self._render_headers(self._recorder.dropped))
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []

@@ -18,12 +18,14 @@ from waypost.formats.openai_chat import Fields, decode_fields, encode
 from waypost.http.exchange import Exchange
 from waypost.worker.relay import DONE
 
-# Control characters stand for what is filled in: raw, they occur nowhere in JSON.
-ID: Final = b"\x00"
+# Control characters stand for what is filled in: raw, they occur nowhere in JSON. One byte each, since that is what can
+# be replaced quickest.
+ID: Final = b"\x00"  # with its quotes
 CREATED: Final = b"\x01"
 LATENCY: Final = b"\x02"
-CUT: Final = b"\x03"  # between two pieces
-MARKS: Final = (ID, CREATED, LATENCY, CUT)
+MARKS: Final = (ID, CREATED, LATENCY)
+ID_LENGTH: Final = 37  # of what stands for them: but for the last, a piece is always of the same length
+CREATED_LENGTH: Final = 10
 ZERO: Final = msgspec.Raw(b"0")
 
 VERSION: Final = b"W1"
@@ -31,7 +33,7 @@ LARGEST: Final = 64 * 1024 * 1024
 """Bytes that a recording may have when it is unpacked: more than any is packed with."""
 
 # An event's `created`, where it stands in front of everything that has names of its own.
-find_created = re.compile(rb'((?:\A|(?<=[\n\x03]))data: \{[^\n\[{]*?"created": ?)[0-9]+(?=[,}])').sub
+find_created = re.compile(rb'((?:\A|(?<=\n))data: \{[^\n\[{]*?"created": ?)[0-9]+(?=[,}])').sub
 FAILED: Final = re.compile(rb'"finish_reason": ?"error"').search
 
 
@@ -43,20 +45,22 @@ class Recording(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A whole answer of status 200, ready to be said again.
 
     `source` is the id of the request that it was the answer to (26 characters), `at` when it was whole, milliseconds
-    since 1970 UTC, `created` what it said of that itself, in seconds. `content` is what the caller was sent, its pieces
-    parted by `CUT`; `fill` puts in what is missing.
+    since 1970 UTC, `created` what it said of that itself, in seconds. `last` is a stream's last piece, or the whole
+    body; `framed` are the pieces before it, each a chunk of HTTP/1.1 once `fill` has put in what is missing.
     """
 
     source: bytes
     at: int
     created: int
     stream: bool
-    content: bytes
+    dropped: str  # what its `X-Dropped-Params` said
+    framed: bytes
+    last: bytes
 
     @property
-    def content_type(self) -> bytes:
-        """As its header says it, without parameters."""
-        return b"text/event-stream" if self.stream else b"application/json"
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.framed) + len(self.last)
 
 
 # Bytes and back
@@ -91,20 +95,28 @@ class Ending(msgspec.Struct, frozen=True):
     created: int
 
 
-def seal(pieces: Sequence[bytes], stream: bool, request_id: bytes, at: int) -> Recording | None:
+def seal(pieces: Sequence[bytes], stream: bool, request_id: bytes, at: int, dropped: str = "") -> Recording | None:
     """The pieces of a whole answer → its recording; None where it is not one that could be said again.
 
-    `request_id` is what stands in the pieces as their id, such as `chatcmpl_01…`.
+    `request_id` is what stands in the pieces as their id, such as `chatcmpl_01…`; `dropped` goes along.
     """
     ending = seal_ending(pieces[-1], stream)
     if ending is None or any(piece.find(mark) >= 0 for piece in pieces for mark in MARKS):
         return None  # an error; or no JSON: an upstream's bytes that were passed on as they came
-    content = CUT.join([*pieces[:-1], ending.content])
+    framed, last = b"", ending.content
     if stream:
-        if FAILED(content) is not None:
+        marked = [find_created(rb"\g<1>" + CREATED, piece) for piece in (*pieces[:-1], last)]
+        *before, last = [piece.replace(b'"%b"' % request_id, ID) for piece in marked]
+        if any(FAILED(piece) is not None for piece in (*before, last)):
             return None
-        content = find_created(rb"\g<1>" + CREATED, content).replace(b'"%b"' % request_id, ID)
-    return Recording(request_id[-26:], at, ending.created, stream, content)
+        framed = b"".join(map(frame, before))
+    return Recording(request_id[-26:], at, ending.created, stream, dropped, framed, last)
+
+
+def frame(piece: bytes) -> bytes:
+    """A chunk of HTTP/1.1, whose size is that of the piece when its marks are filled in."""
+    size = len(piece) + piece.count(ID) * (ID_LENGTH - 1) + piece.count(CREATED) * (CREATED_LENGTH - 1)
+    return b"%x\r\n%b\r\n" % (size, piece)
 
 
 def seal_ending(piece: bytes, stream: bool) -> Ending | None:
@@ -155,18 +167,17 @@ def take_out(fields: Fields) -> int:
 
 def fill(content: bytes, request_id: bytes, created: int, latency_ms: int) -> bytes:
     """Put in what belongs to this request; `created` is in seconds since 1970 UTC."""
-    return (
-        content.replace(ID, b'"%b"' % request_id).replace(CREATED, b"%d" % created).replace(LATENCY, b"%d" % latency_ms)
-    )
+    content = content.replace(ID, b'"%b"' % request_id).replace(CREATED, b"%010d" % created)
+    return content.replace(LATENCY, b"%d" % latency_ms)
 
 
 def replay(
     recording: Recording, exchange: Exchange, headers: bytes, request_id: bytes, created: int, latency_ms: int
 ) -> None:
     """Say it again: a stream in its original pieces. `headers` are those of a good answer."""
-    content = fill(recording.content, request_id, created, latency_ms)
+    last = fill(recording.last, request_id, created, latency_ms)
     if recording.stream:
         exchange.start(200, headers)
-        exchange.end_in_parts(content.split(CUT))
+        exchange.end_framed(fill(recording.framed, request_id, created, latency_ms), last)
     else:
-        exchange.respond(200, headers, content)
+        exchange.respond(200, headers, last)

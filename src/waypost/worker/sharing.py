@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from waypost.errors import Refusal
-from waypost.http.exchange import Exchange, Flow
+from waypost.http.exchange import Exchange, Flow, parse_chunks
 from waypost.worker.attempt import WAITING
 from waypost.worker.relay import DONE
 from waypost.worker.walk import Signal
@@ -192,6 +192,10 @@ class LeadingExchange(Exchange):
         for part in parts[:-1]:
             self.write(part)
         self.end(parts[-1] if parts else b"")
+
+    def end_framed(self, framed: bytes, last: bytes) -> None:
+        """The same, where all parts but the last are chunks already."""
+        self.end_in_parts([*parse_chunks(framed), last])
 
     def broke(self, why: Refusal, *, is_killed: bool = False) -> None:
         """What is said next is an error."""
