@@ -32,7 +32,7 @@ def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two pairs of 2 s: to see that all works, not to quote")
-    parser.add_argument("--only", default="", help="non-stream,stream,latency,tls,memory,start,workers,peers")
+    parser.add_argument("--only", default="", help="non-stream,stream,formats,latency,tls,memory,start,workers,peers")
     parser.add_argument("--pairs", type=int, help="windows of each kind (10)")
     parser.add_argument("--seconds", type=float, help="length of a window (5)")
     parser.add_argument("--waypost", metavar="FILE", help="the program to measure (the one beside this Python)")
@@ -70,6 +70,7 @@ def choose_measures(options: argparse.Namespace) -> dict[str, measures.Measure]:
         "start": measures.measure_start,
         "non-stream": measures.measure_requests,
         "stream": measures.measure_streams,
+        "formats": measures.measure_formats,
         "latency": measures.measure_latency,
         "tls": measures.measure_tls,
         "memory": measures.measure_memory,

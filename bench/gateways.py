@@ -16,6 +16,7 @@ import msgspec
 import trustme
 
 from bench.machine import ROOT, Process, Unable, find_tool, free_port, run_to_end
+from bench.vendors import VENDORS
 
 COMPLETION = (ROOT / "bench" / "completion.json").read_text()
 # The kinds of upstream: which port of the mock, and the upstream's name for the model.
@@ -34,6 +35,7 @@ class Target(msgspec.Struct, frozen=True):
     model: str = ""
     headers: dict[str, str] = {}
     path: str = "/v1/chat/completions"
+    script: str = ""  # the format in which it answers, "" for OpenAI's
 
 
 class Gateway(msgspec.Struct, frozen=True):
@@ -140,7 +142,10 @@ def start_nginx(stack: contextlib.ExitStack, upstream: Upstream, cores: Sequence
         for kind, (port, _) in KINDS.items()
     )
     process = _start_nginx(stack, servers, cores, pathlib.Path(tempfile.mkdtemp(dir=folder)))
-    gateway = Gateway("nginx", process.pid, targets_at(ports))
+    vendors = {
+        name: Target(ports["stream"], vendor.model, path=vendor.path, script=name) for name, vendor in VENDORS.items()
+    }
+    gateway = Gateway("nginx", process.pid, targets_at(ports) | vendors)
     process.wait_for(lambda: all(is_answering(gateway.targets[kind]) for kind in ("plain", "tls")), "nginx", 10)
     return gateway
 
@@ -181,7 +186,8 @@ class Waypost:
     def gateway(self, process: Process, port: int, key: str) -> Gateway:
         """The targets of a running one."""
         credential = {"authorization": f"Bearer {key}"}
-        return Gateway("Waypost", process.pid, {kind: Target(port, f"route/{kind}", credential) for kind in KINDS})
+        kinds = (*KINDS, *VENDORS)
+        return Gateway("Waypost", process.pid, {kind: Target(port, f"route/{kind}", credential) for kind in kinds})
 
     def start(self, stack: contextlib.ExitStack, cores: Sequence[int], workers: int = 1) -> Gateway:
         """A fresh one, with a key, proven to answer."""
@@ -204,5 +210,10 @@ def render_config(upstream: Upstream) -> str:
         f'[models."route/{kind}"]\nchain = ["{port}/{model}"]\nprice = {{ input = "0.15", output = "0.60" }}\n'
         for kind, (port, model) in KINDS.items()
     ]
+    root = f"http://127.0.0.1:{upstream.ports['stream']}"
+    for name, vendor in VENDORS.items():
+        lines.append(f"[providers.{name}]\n{vendor.settings.replace('ROOT', root)}\n")
+        chain = f'chain = ["{name}/{vendor.model}"]'
+        lines.append(f'[models."route/{name}"]\n{chain}\nprice = {{ input = "0.15", output = "0.60" }}\n')
     limits = 'requests = { minute = 100000000, day = 1000000000 }\nspend = { month = "1000000" }\nstreams = 100000\n'
     return "\n".join([*lines, f'[plans.bench]\nmodels = ["*"]\n{limits}'])

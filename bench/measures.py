@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import median
 
+import msgspec
+
 from bench.gateways import Gateway, is_answering
-from bench.machine import memory_by_process, wait_until_quiet
+from bench.machine import memory_by_process, run_to_end, wait_until_quiet
+from bench.rendering import Cost
 from bench.report import Findings, Goal, Table
 from bench.streams import Outcome
+from bench.vendors import VENDORS
 from bench.windows import (
     Session,
     Window,
@@ -31,6 +36,8 @@ GOALS = {
     "mock": Goal("mock ≥ 3 × Waypost", 3.0, at_least=True),
     "calls": Goal("≤ 6 beyond epoll", 6.0),
     "event": Goal("≤ 1.3 × nginx, stretch 1.1", 1.3),
+    "translated": Goal("≤ 2.5 × nginx", 2.5),
+    "rendering": Goal("≤ 1 ms", 1.0),
     "first token": Goal("≤ 0.3 ms", 0.3),
     "p50": Goal("≤ 0.15 ms", 0.15),
     "p99": Goal("≤ 0.5 ms", 0.5),
@@ -122,6 +129,30 @@ def measure_streams(session: Session, findings: Findings) -> None:
     findings.hold("CPU a streamed event, 200 streams", GOALS["event"], beside.middle, ours, theirs, str(beside))
     times = {name: [outcome.first_token for outcome in found] for name, found in first.items()}
     hold_added(findings, "time to the first token, 128 streams, p50", "first token", times)
+
+
+def measure_formats(session: Session, findings: Findings) -> None:
+    """CPU an event where the upstream speaks another format, beside nginx which passes the same events on unread.
+
+    And what it takes to put a long history into each format.
+    """
+    with running_waypost(session) as waypost:
+        for vendor in VENDORS:
+            cells = {
+                gateway.name: partial(stream_window, session, gateway, kind=vendor)
+                for gateway in (session.nginx, waypost)
+            }
+            found = interleave(session, f"{vendor}'s streams", cells, max(2, session.pairs // 2))
+            cpu = {name: cpu_per_event(outcomes) for name, outcomes in found.items()}
+            findings.keep(f"CPU µs an event with a word, {vendor}'s stream", cpu)
+            beside = ratio_of(cpu["Waypost"], cpu["nginx"])
+            ours, theirs = in_micros(cpu["Waypost"]), in_micros(cpu["nginx"])
+            name = f"CPU a translated event, {vendor}, 200 streams"
+            findings.hold(name, GOALS["translated"], beside.middle, ours, theirs, str(beside))
+    said = run_to_end([sys.executable, "-m", "bench.rendering"], session.gateway, 120)
+    for name, cost in msgspec.json.decode(said, type=dict[str, Cost]).items():
+        ours, text = f"{cost.render:.2f} ms", f"reading it, once a request: {cost.read:.2f} ms"
+        findings.hold(f"rendering a 100 kB history, {name}", GOALS["rendering"], cost.render, ours, ratio=text)
 
 
 def hold_added(findings: Findings, what: str, goal: str, times: dict[str, list[float]]) -> None:

@@ -2,7 +2,8 @@
 
 `python -m bench.streams mock` prints its port; `python -m bench.streams load JSON` (an `Order`) prints an `Outcome`.
 The mock answers as OpenAI does with `stream_options.include_usage`: a role chunk, the text, a finish chunk, a usage
-chunk with empty `choices`, and `[DONE]`. A model that ends in `-slow` gets an event a second, to hold streams open.
+chunk with empty `choices`, and `[DONE]`; at the paths of other vendors as they do. A model that ends in `-slow` gets an
+event a second, to hold streams open.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import msgspec
 import uvloop
 
 from bench.machine import cpu_seconds, memory_by_process
+from bench.vendors import EVENTS, LAST_CHUNK, SCRIPTS, WORDS, Script, begin, chunk, script_of
 
-EVENTS, GAP, SLOW_GAP = 50, 0.02, 1.0
-WORDS = ("The", " bucket", " fills", " at", " a", " steady", " rate", ",", " and", " every", " call", " takes", " one")
-NEEDLE, FIRST_TOKEN = b"data: {", b'The"'
+GAP, SLOW_GAP = 0.02, 1.0
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What the load shall do: how many streams, through which gateway (`pid`), how long. Times in seconds."""
+    """What the load shall do: how many streams, through which gateway (`pid`), how long. Times in seconds.
+
+    `script` names the format in which the answers come; "" is OpenAI's. Of OpenAI's every event is counted, unless
+    `texts` says that words are, as they are of the others.
+    """
 
     pid: int
     port: int
@@ -35,6 +39,8 @@ class Order(msgspec.Struct, frozen=True):
     streams: int
     warm: float
     seconds: float
+    script: str = ""
+    texts: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -52,21 +58,24 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def render_event(delta: dict[str, object] | None, finish: str | None = None, usage: object = None) -> bytes:
     """One event in a chunk of its own; without a delta it has no choices."""
-    chunk = {"id": "chatcmpl-bench0001", "object": "chat.completion.chunk", "created": 1763700000}
+    event = {"id": "chatcmpl-bench0001", "object": "chat.completion.chunk", "created": 1763700000}
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    chunk |= {"model": "gpt-4o-mini-2024-07-18", "service_tier": "default", "system_fingerprint": "fp_bench"}
-    chunk |= {"choices": [choice] if delta is not None else [], "usage": usage}
-    data = b"data: " + msgspec.json.encode(chunk) + b"\n\n"
-    return b"%x\r\n%b\r\n" % (len(data), data)
+    event |= {"model": "gpt-4o-mini-2024-07-18", "service_tier": "default", "system_fingerprint": "fp_bench"}
+    event |= {"choices": [choice] if delta is not None else [], "usage": usage}
+    return chunk(b"data: " + msgspec.json.encode(event) + b"\n\n")
 
 
-FIRST = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-    + render_event({"role": "assistant", "content": "", "refusal": None})
-)  # goes out together with the first text, as it does where a model thinks before it speaks
-TEXT = tuple(render_event({"content": WORDS[i % len(WORDS)]}) for i in range(EVENTS))
 USAGE = {"prompt_tokens": 24, "completion_tokens": EVENTS, "total_tokens": 24 + EVENTS}
-LAST = render_event({}, "stop") + render_event(None, usage=USAGE) + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+OPENAI = Script(
+    # The first goes out together with the first text, as it does where a model thinks before it speaks.
+    begin("text/event-stream; charset=utf-8") + render_event({"role": "assistant", "content": "", "refusal": None}),
+    tuple(render_event({"content": WORDS[i % len(WORDS)]}) for i in range(EVENTS)),
+    render_event({}, "stop") + render_event(None, usage=USAGE) + chunk(b"data: [DONE]\n\n") + LAST_CHUNK,
+    b"data: {",
+    b'The"',
+    b"[DONE]",
+)
+CONTENT = b'"delta":{"content":"'  # of words alone
 
 
 class MockStream(asyncio.Protocol):
@@ -74,18 +83,25 @@ class MockStream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport, self.loop = cast(asyncio.Transport, transport), asyncio.get_running_loop()
-        self.parser, self.body = httptools.HttpRequestParser(self), b""
+        self.parser, self.body, self.url = httptools.HttpRequestParser(self), b"", b""
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
 
     def on_body(self, data: bytes) -> None:
         self.body += data
 
     def on_message_complete(self) -> None:
-        self.gap = SLOW_GAP if msgspec.json.decode(self.body)["model"].endswith("-slow") else GAP
+        self.script = SCRIPTS.get(script_of(self.url.decode()), OPENAI)
+        self.gap = SLOW_GAP if msgspec.json.decode(self.body).get("model", "").endswith("-slow") else GAP
         self.body, self.sent, self.due = b"", 0, self.loop.time()
-        self.transport.write(FIRST + TEXT[0])
+        self.transport.write(self.script.first + self.script.texts[0])
         self.send_later()
 
     def send_later(self) -> None:
@@ -97,9 +113,9 @@ class MockStream(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if self.sent == EVENTS:
-            self.transport.write(LAST)
+            self.transport.write(self.script.last)
             return
-        self.transport.write(TEXT[self.sent])
+        self.transport.write(self.script.texts[self.sent])
         self.send_later()
 
 
@@ -128,8 +144,9 @@ class Tally:
 class LoadStream(asyncio.Protocol):
     """One caller: asks, reads the stream to its end, asks again on the same connection."""
 
-    def __init__(self, request: bytes, tally: Tally) -> None:
-        self.request, self.tally = request, tally
+    def __init__(self, request: bytes, tally: Tally, script: Script, needle: bytes) -> None:
+        """`needle` stands once in whatever is counted."""
+        self.request, self.tally, self.script, self.needle = request, tally, script, needle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -146,10 +163,10 @@ class LoadStream(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         # The carried tail is shorter than the needle, so no event is counted twice or lost at a boundary.
         text = self.tail + data
-        self.tally.events += text.count(NEEDLE)
-        self.tail = text[1 - len(NEEDLE) :]
-        self.done = self.done or b"[DONE]" in text
-        if self.asked is not None and FIRST_TOKEN in text:
+        self.tally.events += text.count(self.needle)
+        self.tail = text[1 - len(self.needle) :]
+        self.done = self.done or self.script.end in text
+        if self.asked is not None and self.script.token in text:
             self.tally.first_tokens.append(time.perf_counter() - self.asked)
             self.asked = None
 
@@ -157,7 +174,7 @@ class LoadStream(asyncio.Protocol):
         if self.done and self.parser.get_status_code() == 200:
             asyncio.get_running_loop().call_soon(self.ask)  # not within the parser that `ask` replaces
         else:
-            self.tally.complaint = f"a stream ended with status {self.parser.get_status_code()} and no [DONE]"
+            self.tally.complaint = f"a stream ended with status {self.parser.get_status_code()} and no end"
             self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -175,8 +192,12 @@ def render_request(order: Order) -> bytes:
 async def run_load(order: Order) -> Outcome:
     """Open the streams over one second, warm up, then watch, with the gateway's clock read at both ends."""
     loop, tally, request, transports = asyncio.get_running_loop(), Tally(), render_request(order), []
+    script = SCRIPTS.get(order.script, OPENAI)
+    needle = CONTENT if order.texts and not order.script else script.text
     for _ in range(order.streams):
-        transport, _ = await loop.create_connection(lambda: LoadStream(request, tally), "127.0.0.1", order.port)
+        transport, _ = await loop.create_connection(
+            lambda: LoadStream(request, tally, script, needle), "127.0.0.1", order.port
+        )
         transports.append(transport)
         await asyncio.sleep(1 / order.streams)
     await asyncio.sleep(order.warm)

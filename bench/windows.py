@@ -25,6 +25,7 @@ from bench.machine import (
     wait_until_quiet,
 )
 from bench.streams import Order, Outcome
+from bench.vendors import VENDORS
 
 T = TypeVar("T")
 
@@ -101,10 +102,13 @@ def request_window(
 def stream_window(
     session: Session, gateway: Gateway, streams: int = 200, kind: str = "stream", seconds: float | None = None
 ) -> Outcome:
-    """Streams side by side, watched once all are open and warm. Raises Unable when one is cut or lacks its [DONE]."""
+    """Streams side by side, watched once all are open and warm. Raises Unable when one is cut or lacks its end."""
     target, seconds = gateway.targets[kind], seconds or session.seconds
     body = render_body(target.model, 1_000, stream=True)
-    order = Order(gateway.pid, target.port, target.path, target.headers, body, streams, session.warm, seconds)
+    order = Order(
+        gateway.pid, target.port, target.path, target.headers, body, streams, session.warm, seconds, target.script,
+        texts=kind in VENDORS,
+    )  # fmt: skip
     command = [sys.executable, "-m", "bench.streams", "load", msgspec.json.encode(order).decode()]
     said = run_to_end(command, session.load, seconds + session.warm + 60)
     outcome = msgspec.json.decode(said, type=Outcome)
