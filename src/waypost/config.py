@@ -65,6 +65,7 @@ class Server(Table, frozen=True):
     drain: Seconds = 30.0  # seconds that requests in flight may take after SIGTERM
     metrics: Secret = Secret("off")  # who may read /metrics: off, public, or the token that lets one
     log_format: Literal["text", "json"] = "text"
+    public_models: str = ""  # a plan whose models anyone may list, without a key
 
 
 class Store(Table, frozen=True):
@@ -164,6 +165,8 @@ class Model(Table, frozen=True):
     price: Price | None = None
     prices: dict[str, Price] = {}  # of single links, by their names, instead of `price`
     context: Positive | None = None  # tokens
+    name: str = ""  # what people call it, for lists
+    description: str = ""  # the same
     modalities: tuple[str, ...] = ()  # of the input: text, image, audio, file, video
     capabilities: Capabilities | None = None  # of every link's model, before the provider's own
     cache_from: Positive | None = None  # tokens of a prefix from which on it gets cache breakpoints; None: none of ours
@@ -338,6 +341,9 @@ def check_server(config: Config) -> None:
             check(getattr(config.server, key))
         except ValueError as error:
             raise ConfigError(f"[server] {key}: {error}") from None
+    public = config.server.public_models
+    if public and public not in config.plans:
+        raise ConfigError(f"[server] public_models: {public!r} is not a plan; there is {', '.join(config.plans)}")
     metrics = config.server.metrics.reveal()
     if metrics not in ("off", "public") and len(metrics) < METRICS_TOKEN:
         raise ConfigError(f"[server] metrics: write off, public, or a token of at least {METRICS_TOKEN} characters")

@@ -27,7 +27,8 @@ class NativeRecord(Message, frozen=True):
     """What the price list says of one provider's model.
 
     `model` is the name that was asked for or is listed, `id` what to call it at the provider. `context` is in tokens,
-    prices are in USD per million tokens; what the list does not know is None.
+    prices are in USD per million tokens; what the list does not know is None. `name` is what people call it. `rates`:
+    everything that the list prices, by its own keys, as in `PriceRecord`; of a price in tiers, the first tier's.
     """
 
     model: str
@@ -38,6 +39,9 @@ class NativeRecord(Message, frozen=True):
     output: str | None
     cache_read: str | None
     deprecated: bool
+    name: str = ""
+    description: str = ""
+    rates: dict[str, str] = {}
 
 
 class NativeRecords(Message, frozen=True):

@@ -8,7 +8,7 @@ from waypost.api.endpoints import ENDPOINTS, Endpoint, permits
 from waypost.messages import Identity
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "permissions.txt"
-ROLES = ("nobody", "inference key", "management key", "token", "metrics token")
+ROLES = ("nobody", "nobody, public_models", "inference key", "management key", "token", "metrics token")
 IDENTITIES = {
     "inference key": Identity(1, 1, "ann", "free", "inference", ""),
     "management key": Identity(2, 1, "ann", "free", "management", ""),
@@ -22,6 +22,8 @@ def verdict(endpoint: Endpoint, role: str) -> str:
         return "yes"
     if endpoint.permission == "metrics":
         return "yes" if role == "metrics token" else "401"
+    if role == "nobody, public_models" and endpoint.permission == "catalogue":
+        return "yes"
     if role not in IDENTITIES:
         return "401"
     return "yes" if permits(endpoint.permission, IDENTITIES[role]) else "403"

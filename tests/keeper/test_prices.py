@@ -103,7 +103,12 @@ def test_a_suffix_is_nothing_that_an_id_begins_with(prices):
 
 def test_the_facts_of_a_model(prices):
     record = prices.find("gpt-4o-mini", ("openai",), NOW)[0]
-    assert record == NativeRecord("gpt-4o-mini", "openai", "gpt-4o-mini", 128_000, "0.15", "0.6", "0.075", False)
+    known = msgspec.structs.replace(record, description="", rates={})
+    facts = (128_000, "0.15", "0.6", "0.075", False)
+    assert known == NativeRecord("gpt-4o-mini", "openai", "gpt-4o-mini", *facts, "gpt 4o mini")
+    assert record.description != ""
+    named = {"input_mtok": "0.15", "output_mtok": "0.6", "cache_read_mtok": "0.075"}
+    assert record.rates.items() >= named.items()
     assert prices.find("GPT-4O-MINI", ("openai",), NOW)[0] == msgspec.structs.replace(record, model="GPT-4O-MINI")
 
 

@@ -14,11 +14,12 @@ from waypost.api import preset_shapes, routing_shapes, shapes
 from waypost.messages import Identity
 
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
-Permission = Literal["public", "metrics", "key", "inference", "management", "management-or-jwt"]
+Permission = Literal["public", "metrics", "catalogue", "key", "inference", "management", "management-or-jwt"]
 
 MEANINGS: dict[Permission, str] = {
     "public": "anyone",
     "metrics": "whom `server.metrics` lets",
+    "catalogue": "any good key or token; anyone where `server.public_models` names a plan",
     "key": "any good key or token",
     "inference": "an inference key (rk_…) or a token",
     "management": "a management key (rkm_…)",
@@ -85,10 +86,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              routing_shapes.Preflight, body=shapes.ChatRequest, kept=False),
     Endpoint("GET", "/v1/status", "public", "get_status",
              "How providers and models are, and what went wrong lately.", routing_shapes.Status, kept=False),
-    Endpoint("GET", "/v1/models", "key", "list_models",
+    Endpoint("GET", "/v1/models", "catalogue", "list_models",
              "The models that the caller's plan allows.", shapes.ModelList, kept=False),
-    Endpoint("GET", "/v1/models/{model}", "key", "get_model",
+    Endpoint("GET", "/v1/models/{model}", "catalogue", "get_model",
              "One model; its id may have slashes in it.", shapes.ModelCard, kept=False),
+    Endpoint("GET", "/v1/pricing", "catalogue", "get_pricing",
+             "What the models cost that the caller's plan allows.", shapes.PriceList, kept=False),
     Endpoint("GET", "/healthz", "public", "healthz", "This process is alive.", str, kept=False, media=PLAIN),
     Endpoint("GET", "/readyz", "public", "readyz",
              "Whether it may take traffic; says why not.", str, kept=False, media=PLAIN),
@@ -153,7 +156,7 @@ BY_NAME: dict[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINT
 
 def permits(permission: Permission, identity: Identity) -> bool:
     """May this caller call endpoints of this permission? `public` and `metrics` are not asked about here."""
-    if permission == "key":
+    if permission in ("key", "catalogue"):
         return True
     if permission == "inference":
         return identity.kind == "inference"

@@ -104,16 +104,35 @@ class EmbeddingList(Shape, frozen=True):
 
 
 class ModelCard(Shape, frozen=True):
-    """A model that may be called; what is not known of it is absent."""
+    """A model that may be called: OpenAI's fields, OpenRouter's, Routeway's and routing.run's.
+
+    What is not known of it is null or absent. `tier` is the first plan that has it; `providers` are in the order in
+    which they are tried.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    canonical_slug: str
+    name: str
+    description: str | None
+    context_length: int | None
+    architecture: dict[str, Any]
+    top_provider: dict[str, Any]
+    per_request_limits: None
+    default_parameters: None
+    endpoints: list[str]
+    tier: str | None
+    allowed: Annotated[bool, Meta(description="whether the caller's plan and key have it")]
     providers: list[str]
-    context_length: int | UnsetType = UNSET
-    architecture: dict[str, Any] | UnsetType = UNSET
-    pricing: Annotated[dict[str, str], Meta(description="USD per token")] | UnsetType = UNSET
+    pricing: (
+        Annotated[dict[str, Any], Meta(description="USD per token, decimal strings; and Routeway's objects")]
+        | UnsetType
+    ) = UNSET
+    supported_parameters: list[str] | UnsetType = UNSET
+    reasoning: dict[str, Any] | UnsetType = UNSET
+    capabilities: dict[str, bool] | UnsetType = UNSET
 
 
 class ModelList(Shape, frozen=True):
@@ -121,6 +140,25 @@ class ModelList(Shape, frozen=True):
 
     object: Literal["list"]
     data: list[ModelCard]
+
+
+class ModelPrice(Shape, frozen=True):
+    """What a model costs, USD per million tokens; null where it is not known, absent what is not told apart."""
+
+    model: str
+    display_name: str
+    input_per_million: float | None
+    output_per_million: float | None
+    cache_read_per_million: float | UnsetType = UNSET
+    cache_write_per_million: float | UnsetType = UNSET
+    cache_write_1h_per_million: float | UnsetType = UNSET
+    request: Annotated[float, Meta(description="USD for each request")] | UnsetType = UNSET
+
+
+class PriceList(Shape, frozen=True):
+    """A row for each model of the caller's plan."""
+
+    models: list[ModelPrice]
 
 
 # The caller's own view

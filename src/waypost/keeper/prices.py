@@ -175,6 +175,9 @@ def record(asked: str, name: str, native: str, model: Any, now: datetime) -> Nat
         dollars(prices.output_mtok),
         dollars(prices.cache_read_mtok),
         bool(model.deprecated),
+        model.name or "",
+        model.description or "",
+        {key: rate for key, price in vars(prices).items() if (rate := dollars(price)) is not None},
     )
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from decimal import Decimal
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from waypost import config
 from waypost.listing import FindNative, ListNatives, NativeRecord, NativeRecords
 from waypost.messages import AnyMessage, Failed
+from waypost.worker.cards import card, native_card, price_row, render_card
 from waypost.worker.link import KeeperUnavailable, Link
 from waypost.worker.natives import PATIENCE_SECONDS, Natives
 from waypost.worker.upstreams import Snapshot, bare_ids, listed_providers, priced_providers
@@ -25,13 +24,17 @@ QUIET_SECONDS = 1.0
 
 RETRY_SECONDS = 1.0
 
-Card = dict[str, Any]
+LISTS = 100
+"""Lists that are kept ready."""
+
+Shown = tuple[str, tuple[str, ...] | None]
+"""A plan, and the patterns that narrow a key on it."""
 
 
 class Catalogue:
     """The models of the current configuration: at first what it says itself, soon what the price list adds.
 
-    `cards`: what is listed, by name, ready to send.
+    `cards`: what is listed, by name, ready to send. Lists of them are made once for everyone who may see the same.
     """
 
     def __init__(self, link: Link, natives: Natives) -> None:
@@ -39,12 +42,13 @@ class Catalogue:
         self._natives = natives
         self._learning: asyncio.Task[None] | None = None
         self.cards: dict[str, msgspec.Raw] = {}
+        self._lists: dict[tuple[str, Shown], bytes] = {}
 
     def adopt(self, settings: config.Config) -> None:
         """Show another configuration."""
         self._settings = settings
         self._created = int(time.time())
-        self.cards = cards(settings, Facts(), self._created)
+        self._show(cards(settings, Facts(), self._created))
         if self._learning is not None:
             self.close()
             self.start(after=0.0)
@@ -67,7 +71,37 @@ class Catalogue:
         providers = [provider for provider, _ in links]
         listed = tuple(name for name in providers if name in snapshot.listed) if links else snapshot.listed
         records = await self._natives.find(listed, links[0][1] if links else name)
-        return render_card(native_card(name, records, self._created, providers)) if records else None
+        return render_card(native_card(name, records, self._settings, self._created, providers)) if records else None
+
+    def listing(self, shown: Shown) -> bytes:
+        """OpenAI's list of the models that a plan allows, and a key on it."""
+        return self._list("models", shown, lambda: {"object": "list", "data": self._seen(shown)})
+
+    def pricing(self, shown: Shown) -> bytes:
+        """What these models cost, a row for each."""
+        rows = (price_row(msgspec.json.decode(card)) for card in self._seen(shown))
+        return self._list("prices", shown, lambda: {"models": list(rows)})
+
+    def learn_anew(self) -> None:
+        """The price list has changed."""
+        if self._learning is not None:
+            self.close()
+            self.start(after=0.0)
+
+    def _show(self, cards: dict[str, msgspec.Raw]) -> None:
+        self.cards = cards
+        self._lists.clear()
+
+    def _list(self, what: str, shown: Shown, make: Callable[[], object]) -> bytes:
+        made = self._lists.get((what, shown))
+        if made is None:
+            if len(self._lists) >= LISTS:
+                self._lists.clear()
+            made = self._lists[what, shown] = msgspec.json.encode(make())
+        return made
+
+    def _seen(self, shown: Shown) -> list[msgspec.Raw]:
+        return [card for name, card in self.cards.items() if is_shown(self._settings, shown, name)]
 
     async def _learn(self, after: float) -> None:
         await asyncio.sleep(after)
@@ -81,8 +115,16 @@ class Catalogue:
                 log.warning("models are listed without the price list: %s", error)
                 return
             else:
-                self.cards = cards(self._settings, facts, self._created)
+                self._show(cards(self._settings, facts, self._created))
                 return
+
+
+def is_shown(settings: config.Config, shown: Shown, name: str) -> bool:
+    """Do a plan, and a key on it, allow this model?"""
+    plan, patterns = settings.plans.get(shown[0]), shown[1]
+    if plan is None or not plan.allows(name):
+        return False
+    return patterns is None or any(config.covers(pattern, name) for pattern in patterns)
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -139,61 +181,12 @@ def is_native(model: str, settings: config.Config) -> bool:
 
 def cards(settings: config.Config, facts: Facts, created: int) -> dict[str, msgspec.Raw]:
     """Every model by its name, ready to send. `created` (unix seconds) is when this configuration was read."""
-    found = {name: card(name, model, facts.configured.get(name), created) for name, model in settings.models.items()}
+    found = {
+        name: card(name, model, facts.configured.get(name), settings, created)
+        for name, model in settings.models.items()
+    }
     own = bare_ids(settings)  # these go to the links that some chain has, and to nobody else
     for name, records in facts.natives.items():
-        found[name] = native_card(name, records, created, [link.split("/", 1)[0] for link in own.get(name, ())])
+        providers = [link.split("/", 1)[0] for link in own.get(name, ())]
+        found[name] = native_card(name, records, settings, created, providers)
     return {name: render_card(card) for name, card in found.items()}
-
-
-def render_card(card: Card) -> msgspec.Raw:
-    """As it is sent: a tenth of the memory, and no work at each listing."""
-    return msgspec.Raw(msgspec.json.encode(card))
-
-
-def card(name: str, model: config.Model, record: NativeRecord | None, created: int) -> Card:
-    """One configured model; a field that is not known is absent."""
-    found = head(name, [link.split("/", 1)[0] for link in model.chain], created)
-    context = model.context if model.context is not None or record is None else record.context
-    if context is not None:
-        found["context_length"] = context
-    if model.modalities:
-        found["architecture"] = {"input_modalities": list(model.modalities)}
-    if prices := pricing(model.price or record):
-        found["pricing"] = prices
-    return found
-
-
-def native_card(name: str, records: Sequence[NativeRecord], created: int, providers: Sequence[str] = ()) -> Card:
-    """One native model: what is known of it at the first provider that serves it. `providers` if not the records'."""
-    found = head(name, providers or [record.provider for record in records], created)
-    first = next((record for record in records if record.provider == found["owned_by"]), records[0])
-    if first.context is not None:
-        found["context_length"] = first.context
-    if prices := pricing(first):
-        found["pricing"] = prices
-    return found
-
-
-def head(name: str, providers: Sequence[str], created: int) -> Card:
-    """What every card has. `providers` in the order in which they are tried."""
-    return {
-        "id": name,
-        "object": "model",
-        "created": created,
-        "owned_by": providers[0],
-        "providers": list(dict.fromkeys(providers)),
-    }
-
-
-def pricing(price: config.Price | NativeRecord | None) -> dict[str, str]:
-    """Dollars per token as decimal strings, named as OpenRouter names them; what is not known is absent."""
-    if price is None:
-        return {}
-    named = {"prompt": price.input, "completion": price.output, "input_cache_read": price.cache_read}
-    return {name: per_token(value) for name, value in named.items() if value is not None}
-
-
-def per_token(per_million: str) -> str:
-    """Dollars per million tokens → dollars per token, exact and without an exponent."""
-    return format((Decimal(per_million) / 1_000_000).normalize(), "f")

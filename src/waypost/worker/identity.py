@@ -61,6 +61,11 @@ def credential(head: Head) -> bytes:
     return token
 
 
+def has_credential(head: Head) -> bool:
+    """Did the caller send anything in a key's place?"""
+    return any(head.get(name) is not None for name in HEADERS)
+
+
 class _Flight:
     """One look-up under way, shared by everyone who wants the same key or token."""
 

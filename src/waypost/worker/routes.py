@@ -17,9 +17,10 @@ from waypost.errors import Refusal
 from waypost.http.exchange import Exchange
 from waypost.messages import Identity
 from waypost.worker.answers import JSON, TEXT, cors_lines
+from waypost.worker.catalogue import Shown, is_shown
 from waypost.worker.embeddings import create_embeddings
 from waypost.worker.forward import forward
-from waypost.worker.identity import credential
+from waypost.worker.identity import credential, has_credential
 from waypost.worker.preflight import preflight as explain
 from waypost.worker.resolve import find_route
 from waypost.worker.serve import chat_completions
@@ -67,6 +68,12 @@ async def authorise(worker: Worker, exchange: Exchange, permission: Permission) 
         return None
     if permission == "metrics":
         check_metrics(worker, exchange)
+        return None
+    if (
+        permission == "catalogue"
+        and worker.snapshot.settings.server.public_models
+        and not has_credential(exchange.head)
+    ):
         return None
     identity = worker.identities.known(exchange.head) or await worker.identities.identify(
         exchange.head, exchange.address
@@ -137,25 +144,40 @@ async def openapi(worker: Worker, exchange: Exchange, identity: Identity | None)
 
 async def list_models(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
     """`GET /v1/models`: what the caller's plan allows, as OpenAI lists it."""
-    assert identity is not None
-    data = [card for name, card in worker.catalogue.cards.items() if worker.snapshot.allows(identity.plan, name)]
-    answer(worker, exchange, {"object": "list", "data": data})
+    answer_bytes(worker, exchange, worker.catalogue.listing(shown_to(worker, identity)))
+
+
+async def list_prices(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
+    """`GET /v1/pricing`: what these models cost."""
+    answer_bytes(worker, exchange, worker.catalogue.pricing(shown_to(worker, identity)))
+
+
+def shown_to(worker: Worker, identity: Identity | None) -> Shown:
+    """Whose models a caller sees: a stranger those of the public plan."""
+    if identity is None:
+        return worker.snapshot.settings.server.public_models, None
+    return identity.plan, identity.models
 
 
 async def show_model(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
     """`GET /v1/models/{id}`; an id may have slashes, plain or as %2F."""
-    assert identity is not None
     asked = urllib.parse.unquote(exchange.path.decode("latin-1").removeprefix("/v1/models/"), errors="replace")
     name = asked if asked in worker.catalogue.cards else asked.rstrip("/")
     card = worker.catalogue.cards.get(name) or await worker.catalogue.find(worker.snapshot, name)
-    if card is None or not worker.snapshot.allows(identity.plan, name):
-        raise Refusal("NOT_FOUND", f"The model {asked[:256]!r} does not exist here, or your plan does not include it.")
-    if name in worker.snapshot.settings.models:  # by price, perhaps, and with who takes over
+    if card is None:
+        raise Refusal("NOT_FOUND", f"The model {asked[:256]!r} does not exist here.")
+    settings = worker.snapshot.settings
+    allowed = is_shown(settings, shown_to(worker, identity), name)
+    if name not in settings.models and allowed:
+        answer(worker, exchange, card)
+        return
+    fields: dict[str, msgspec.Raw] = msgspec.json.decode(card, type=dict[str, msgspec.Raw])
+    fields["allowed"] = msgspec.Raw(b"true" if allowed else b"false")
+    if name in settings.models:  # by price, perhaps, and with who takes over
         route = await find_route(worker, worker.snapshot, name)
         providers = list(dict.fromkeys(upstream.provider for upstream in route.upstreams))
-        answer(worker, exchange, {**msgspec.json.decode(card), "providers": providers})
-        return
-    answer(worker, exchange, card)
+        fields["providers"] = msgspec.Raw(msgspec.json.encode(providers))
+    answer(worker, exchange, fields)
 
 
 async def show_preflight(worker: Worker, exchange: Exchange, identity: Identity | None) -> None:
@@ -171,8 +193,13 @@ async def show_status(worker: Worker, exchange: Exchange, identity: Identity | N
 
 def answer(worker: Worker, exchange: Exchange, value: object) -> None:
     """A JSON answer."""
+    answer_bytes(worker, exchange, msgspec.json.encode(value))
+
+
+def answer_bytes(worker: Worker, exchange: Exchange, body: bytes) -> None:
+    """A JSON answer that is ready."""
     lines = b"x-request-id: %b\r\n" % worker.mint()
-    exchange.respond(200, JSON + lines + cors_lines(worker.origins, exchange), msgspec.json.encode(value))
+    exchange.respond(200, JSON + lines + cors_lines(worker.origins, exchange), body)
 
 
 LOCAL: dict[str, Answerer] = {
@@ -180,6 +207,7 @@ LOCAL: dict[str, Answerer] = {
     "get_status": show_status,
     "list_models": list_models,
     "get_model": show_model,
+    "get_pricing": list_prices,
     "healthz": healthz,
     "readyz": readyz,
     "get_openapi": openapi,
