@@ -47,6 +47,38 @@ def test_any_split(said: list[str], end: bytes, data: st.DataObject) -> None:
     assert split(pieces) == [one.encode() for one in said]
 
 
+@pytest.mark.parametrize("before", [b"", b"data: begun\n\n", b"data: begun\r", b"data: half"])
+@pytest.mark.parametrize(
+    "alone",
+    [
+        b"data: a\n\n",
+        b"data: a\r\n\r\n",
+        b"event: x\ndata: a\n\n",
+        b"event: x\r\ndata: a\r\n\r\n",
+        b"data: a\n",
+        b"data: a",
+        b"data: a\ndata: b\n\n",
+        b"data: a\rdata: b\n\n",
+        b"event: x\nevent: y\ndata: a\n\n",
+        b"event: x\n\n",
+        b"data: a\n\r\n",
+        b"data: a\n\ndata: b\n\n",
+        b"event: x\ndata: a\r\n\r\n",
+        b"data: \n\n",
+        b"data: a\r\n\n",
+        b"\ndata: a\n\n",
+        b"\n\n",
+        b"event: x\rdata: a\n\n",
+        b"event: x\ndata: a\nid: 1\n\n",
+    ],
+)
+def test_an_event_alone_is_what_it_is_in_pieces(before: bytes, alone: bytes) -> None:
+    """Whole reads take a way of their own; byte by byte nothing does."""
+    pieces = [b"data: first\n\n", before, alone, b"\n\ndata: last\n\n"]
+    bytewise = [byte for piece in pieces for byte in (piece[at : at + 1] for at in range(len(piece)))]
+    assert split(pieces) == split(bytewise)
+
+
 def test_an_event_has_a_limit() -> None:
     splitter = Splitter()
     with pytest.raises(BadAnswer):

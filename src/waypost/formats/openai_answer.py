@@ -134,8 +134,8 @@ class StreamRenderer:
     """Events → chunks. The finish is kept back until `end`, since the last chunk carries provider and latency."""
 
     __slots__ = (
-        "_begun", "_finishes", "_frame", "_listed", "_show_reasoning", "_stamp", "_tail", "_tail_of_text",
-        "_wants_usage", "usage",
+        "_begun", "_finishes", "_frame", "_head_of_text", "_listed", "_show_reasoning", "_stamp", "_tail",
+        "_tail_of_text", "_wants_usage", "usage",
     )  # fmt: skip
 
     def __init__(self, stamp: Stamp, include_usage: bool, show_reasoning: bool = True) -> None:
@@ -147,10 +147,17 @@ class StreamRenderer:
         self._frame = b'data: %b,"choices":[{"index":' % encode(head)[:-1]
         self._tail = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
         self._tail_of_text = b'},"finish_reason":null' + self._tail
+        self._head_of_text = self._frame + b'0,"delta":{"content":'
         self._begun: set[int] = set()  # choices whose role has been said
         self._finishes: dict[int, Finish] = {}
         self._listed: dict[tuple[int, type], int] = {}  # citations and pictures of each choice so far
         self.usage: UsageReport | None = None  # the latest
+
+    def text(self, event: TextDelta) -> bytes:
+        """More of the only answer's text; empty where `feed` has more to say."""
+        if event.choice or event.logprobs is not None or 0 not in self._begun:
+            return b""
+        return self._head_of_text + encode(event.text) + self._tail_of_text
 
     def feed(self, events: Iterable[AnyEvent]) -> bytes:
         """The chunks of these events; Failed, which whoever reads the stream must see to, makes none."""

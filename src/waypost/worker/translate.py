@@ -142,10 +142,15 @@ class StreamTranslator:
     def feed(self, data: bytes) -> bytes:
         """Every event that is complete, translated. Raises UpstreamError; its `before` goes out ahead of it."""
         events = self._parser.feed(data)
-        if not events and not self._parser.done:
+        is_done = self._parser.done
+        if self._is_committed and not is_done:
+            more = self._words(events)
+            if more is not None:
+                return more
+        elif not events and not is_done:
             return b""
         out = self._heard(events)
-        if self._parser.done:
+        if is_done:
             return out + self._last()
         if out:
             self._is_committed = True
@@ -158,13 +163,30 @@ class StreamTranslator:
         out = self._heard(self._parser.end())
         return out + self._last()
 
+    def _words(self, events: Sequence[AnyEvent]) -> bytes | None:
+        """Nearly always there is nothing but more text, and usage so far; None where there is more to it."""
+        chunks, size = [], 0
+        for event in events:
+            if type(event) is TextDelta and (chunk := self._renderer.text(event)):
+                chunks.append(chunk)
+                size += len(event.text)
+            elif type(event) is UsageReport:
+                self._count(event)
+            else:
+                return None
+        self.observed += size
+        return b"".join(chunks)
+
+    def _count(self, event: UsageReport) -> None:
+        self.usage, self.counted, self._renderer.usage = event.raw, event.usage, event
+
     def _heard(self, events: Sequence[AnyEvent]) -> bytes:
         for event in events:
             match event:
                 case TextDelta() | ReasoningDelta() | RefusalDelta() | ArgumentsDelta():
                     self.observed += len(event.text)
                 case UsageReport():
-                    self.usage, self.counted = event.raw, event.usage
+                    self._count(event)
                 case Finish():
                     self.finished = True
                 case ToolCallStart():
