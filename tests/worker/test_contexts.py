@@ -1,4 +1,4 @@
-"""How long a prompt a link takes: by its model's table, its provider's, or the price list; and who is left out by it."""
+"""How long a prompt a link takes: by its model, its provider, or the price list; and who is left out by it."""
 
 from __future__ import annotations
 
