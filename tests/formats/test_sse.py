@@ -70,6 +70,9 @@ def test_any_split(said: list[str], end: bytes, data: st.DataObject) -> None:
         b"\n\n",
         b"event: x\rdata: a\n\n",
         b"event: x\ndata: a\nid: 1\n\n",
+        b"event: x\nid: 1234\n\n",
+        b"data: a\rdata: b\r\n\r\n",
+        b"data: a\ndata: b\r\n\r\n",
     ],
 )
 def test_an_event_alone_is_what_it_is_in_pieces(before: bytes, alone: bytes) -> None:
