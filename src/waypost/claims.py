@@ -93,6 +93,15 @@ class ClearAnswer(Message, frozen=True):
     scope: bytes
 
 
+class ForgetAnswer(Message, frozen=True):
+    """A worker's call: let every worker of this host drop what it has itself for a scope. Answered by `Kept`, True.
+
+    And a push, which does that.
+    """
+
+    scope: bytes
+
+
 class Kept(Message, frozen=True):
     """Whether the answer or the claim was there to be changed."""
 

@@ -177,6 +177,7 @@ class Cache(Table, frozen=True):
 
     memory: str = "64MiB"  # what each worker's answers may take together; 0: none are kept
     answer: str = "1MiB"  # the largest answer that is kept
+    shared: bool = False  # keep answers in the database too, for every worker on every host
 
 
 class PlanCache(Table, frozen=True):

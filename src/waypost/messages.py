@@ -7,7 +7,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from waypost.claims import AskAnswers, TellAnswers
+from waypost.claims import AskAnswers, ForgetAnswer, TellAnswers
 from waypost.keys import KeyKind, shown
 from waypost.listing import (
     FindNative,
@@ -487,6 +487,7 @@ AnyMessage = (
     | PriceRecords
     | AskAnswers
     | TellAnswers
+    | ForgetAnswer
     | PresetMessage
     | None
 )

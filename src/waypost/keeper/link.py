@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from waypost.claims import AskAnswers
+from waypost.claims import AskAnswers, ForgetAnswer, Kept
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.answers import Answers
 from waypost.keeper.meters import Meters
@@ -69,7 +69,7 @@ class Links:
         self._open.add(peer)
         return peer
 
-    async def broadcast(self, pushes: Sequence[Push]) -> None:
+    async def broadcast(self, pushes: Sequence[Push | ForgetAnswer]) -> None:
         """Return when every worker's socket has taken `pushes`; a worker that does not read for a second is cut off."""
         for peer in list(self._workers):
             for push in pushes:
@@ -153,6 +153,9 @@ class Links:
                 reply = await self._welcome(peer, message)
             elif isinstance(message, FindNative | ListNatives | FindPrices):
                 reply = await self._prices.answer(message)
+            elif isinstance(message, ForgetAnswer):
+                await self.broadcast((message,))
+                reply = Kept(True)
             elif isinstance(message, AskAnswers):
                 reply = await self._kept.answer(peer, message)
             elif isinstance(message, ListBreakers):

@@ -44,6 +44,7 @@ from waypost.worker.link import Link
 from waypost.worker.natives import Natives
 from waypost.worker.presets import Presets
 from waypost.worker.prices import FRESH, Prices
+from waypost.worker.shared_cache import SharedCache
 from waypost.worker.status import Watch
 from waypost.worker.tokens import Tokens
 from waypost.worker.upstreams import Snapshot, find_target
@@ -88,6 +89,7 @@ class Worker:
             # Those that wait first: they are not to begin when others end.
             on_kill=lambda account: self.idempotency.kill_streams(account) + self.books.kill_streams(account),
             on_preset=lambda news: self.presets.forget(news),
+            on_answer=lambda scope: self.cache.forget(scope),
             on_news=lambda news: self.watch.hear(news, self.clock()) if news is not None else self.watch.linked(),
         )
         self.books = Books(self.leases, self.journal, settings, lambda: self.identities.look_ups)
@@ -100,6 +102,7 @@ class Worker:
         self.prices = Prices(self.link)
         self.catalogue = Catalogue(self.link, self.natives)
         self.cache = Cache(self.clock)
+        self.shared_cache = SharedCache(self.link, self.journal.name, self.books.wall)
         self.walks: set[Walk] = set()
         self.health = Health()
         self.watch = Watch(self.health, self.link.push)
@@ -110,7 +113,7 @@ class Worker:
     def _adopt(self, settings: config.Config, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.natives.forget()
-        self.cache.adopt(settings.cache_memory, settings.cache_answer)
+        self.cache.adopt(settings.cache_memory, settings.cache_answer, shared=settings.cache.shared)
         self.catalogue.adopt(settings)
         self.identities.adopt(settings, lambda url: fetcher(url, self.deadlines, self.names))
         self.error_format = settings.server.error_format

@@ -14,6 +14,9 @@ import msgspec
 from waypost.worker.recorder import Recorder
 from waypost.worker.recording import Recording, pack, unpack
 
+FRESH: Final = 10.0
+"""Seconds after which an answer of the shared cache is looked for there again: it may have been cleared elsewhere."""
+
 OVERHEAD: Final = 700
 """Bytes that an entry takes besides its content: measured."""
 
@@ -63,10 +66,12 @@ class Cache:
     """Owns the answers. `limit`: bytes of all of them together; `largest`: bytes of one. Until it adopts some, none."""
 
     limit = largest = 0
+    is_shared = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.flights: dict[bytes, Flight] = {}
         self.size = 0  # bytes
+        self.clearings = 0  # how often something was cleared: what was looked for elsewhere meanwhile is not believed
         self.keys: dict[bytes, KnownKey] = {}
         self._plain: dict[bytes, Kept] = {}  # both in the order of last use
         self._rest: dict[bytes, Kept | Packed] = {}
@@ -76,14 +81,12 @@ class Cache:
     def __len__(self) -> int:
         return len(self._plain) + len(self._rest)
 
-    def adopt(self, limit: int, largest: int) -> None:
+    def adopt(self, limit: int, largest: int, *, shared: bool = False) -> None:
         """A new configuration: models may mean something else now, so everything goes."""
+        self.is_shared = shared
         self.limit, self.largest = limit, min(largest, max(0, limit - OVERHEAD))
-        self.flights.clear()
         self.keys.clear()
-        self._plain.clear()
-        self._rest.clear()
-        self.size = self._plain_size = 0
+        self.forget(None)
 
     def find(self, key: bytes, most: float) -> Kept | None:
         """An answer that is still good and no older than `most` seconds."""
@@ -107,7 +110,8 @@ class Cache:
         if recording.size > self.largest:
             return
         since = self._clock() - age
-        self._put(key, Kept(recording, since, since + ttl, ttl))
+        ends = since + ttl
+        self._put(key, Kept(recording, since, min(ends, self._clock() + FRESH) if self.is_shared else ends, ttl))
 
     def drop(self, key: bytes) -> None:
         """Nothing is known of it any more."""
@@ -120,8 +124,20 @@ class Cache:
 
     def clear(self, key: bytes) -> None:
         """The same, and what is on its way is neither kept nor joined any more."""
+        self.clearings += 1
         self.drop(key)
         self.flights.pop(key, None)
+
+    def forget(self, key: bytes | None) -> None:
+        """`clear`, or all of it: keys may have been cleared that nobody could tell us."""
+        if key is not None:
+            self.clear(key)
+            return
+        self.clearings += 1
+        self.flights.clear()
+        self._plain.clear()
+        self._rest.clear()
+        self.size = self._plain_size = 0
 
     # Keys of requests that are sent again and again, byte for byte
 

@@ -5,12 +5,14 @@ A request is admitted like any other before it comes here, and what it reserved 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from waypost.claims import ForgetAnswer
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest
 from waypost.http.exchange import Exchange, Outlet
@@ -20,6 +22,7 @@ from waypost.policy.cache_key import Asker, cache_key
 from waypost.worker.answers import EVENTS, JSON, cors_lines, dropped_line, history_line
 from waypost.worker.books import Entry
 from waypost.worker.cache import Flight, Kept
+from waypost.worker.link import KeeperUnavailable
 from waypost.worker.recorder import Follower, Recorder
 from waypost.worker.recording import Recording, replay
 from waypost.worker.resolve import Resolved
@@ -127,12 +130,14 @@ async def recalled(
     cache = worker.cache
     key = key_of(worker, entry, request, found)
     if wish.clears:
-        cache.clear(key)
+        await cleared(worker, key)
         if not wish.keeps:
             await answer(worker, exchange, entry, request, found, exchange)
             return
     else:
         kept = cache.find(key, wish.most)
+        if kept is None and cache.is_shared and key not in cache.flights:
+            kept = await fetched(worker, key, wish)
         if kept is not None:
             hit(worker, exchange, entry, request, kept)
             return
@@ -140,6 +145,31 @@ async def recalled(
         if flight is not None and flight.recorder.is_open and await joined(worker, exchange, entry, request, flight):
             return
     await led(worker, exchange, entry, request, found, wish, key, answer)
+
+
+async def cleared(worker: Worker, key: bytes) -> None:
+    """No worker of this host has it any more, nor has the store. Raises Refusal where that cannot be said."""
+    worker.cache.clear(key)
+    try:
+        if worker.cache.is_shared:  # first: whoever finds it there from now on has looked before he is told
+            await asyncio.ensure_future(worker.shared_cache.clear(key))
+        await asyncio.ensure_future(worker.link.call(ForgetAnswer(key)))
+    except KeeperUnavailable as error:
+        message = f"The cache cannot be cleared everywhere at this moment: {error}. Try again."
+        raise Refusal("UNAVAILABLE", message, retry_after=1) from None
+
+
+async def fetched(worker: Worker, key: bytes, wish: Wish) -> Kept | None:
+    """What another worker has stored, which is this one's from now on, too."""
+    cache = worker.cache
+    clearings = cache.clearings
+    found = await worker.shared_cache.find(key)
+    if found is None or found.age >= min(found.ttl, wish.most) or cache.clearings != clearings:
+        return None
+    if key not in cache.flights:
+        cache.store(key, found.recording, found.ttl, found.age)
+    since = worker.clock() - found.age
+    return Kept(found.recording, since, since + found.ttl, found.ttl)
 
 
 def key_of(worker: Worker, entry: Entry, request: ChatRequest, found: Resolved) -> bytes:
@@ -202,6 +232,8 @@ async def led(
     def keep(recording: Recording) -> None:
         if cache.flights.get(key) is flight:  # else it was cleared meanwhile, or another was first
             cache.store(key, recording, wish.ttl)
+            if cache.is_shared:
+                worker.shared_cache.store(key, entry.account, recording, wish.ttl)
 
     recorder.keep.append(keep)
     cache.flights.setdefault(key, flight)

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from waypost.claims import ForgetAnswer
 from waypost.link import Framed, LinkError, LinkLost
 from waypost.messages import (
     PROTOCOL,
@@ -65,7 +66,8 @@ class Link:
     meanwhile was not heard. Until then the link is not `connected`.
     `leases` hear of grants and recalls, and what they spend stands in the journal of the name `journal`.
     `on_kill(account)` ends an account's streams and returns how many there were. `on_news` hears of other workers'
-    breakers, `on_preset` of presets that are no longer what they were; both hear None on every connect.
+    breakers, `on_preset` of presets that are no longer what they were, `on_answer` of cached answers that are cleared;
+    all three hear None on every connect.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Link:
         on_kill: Callable[[int], int] = lambda account: 0,
         on_news: Callable[[BreakerNews | None], None] = lambda news: None,
         on_preset: Callable[[ForgetPreset | None], None] = lambda news: None,
+        on_answer: Callable[[bytes | None], None] = lambda scope: None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._path = path
@@ -89,6 +92,7 @@ class Link:
         self._on_kill = on_kill
         self._on_news = on_news
         self._on_preset = on_preset
+        self._on_answer = on_answer
         if leases is not None:
             leases.attach(self)
         self._dice = dice
@@ -184,6 +188,7 @@ class Link:
         self._on_forget(None)
         self._on_news(None)
         self._on_preset(None)
+        self._on_answer(None)
         self._peer = peer
         self._lost.clear()
         self._up.set()
@@ -209,6 +214,8 @@ class Link:
             self._on_forget(message.account)
         elif isinstance(message, ForgetAll):
             self._on_forget(None)
+        elif isinstance(message, ForgetAnswer):
+            self._on_answer(message.scope)
         elif isinstance(message, Trouble):
             self.trouble = message.reason
         elif isinstance(message, BreakerNews):
