@@ -84,6 +84,16 @@ def test_the_model_s_own_table_goes_first(server: Waypost) -> None:
     assert candidates(server, "route/said", 3000) == (["small", "big"], {})
 
 
+def test_models_are_listed_with_what_their_first_provider_takes(server: Waypost) -> None:
+    def listed(name: str) -> Any:
+        with server.connect() as client:
+            credentials = "".join(f"{line}\r\n" for line in server.credentials)
+            client.send(f"GET /v1/models/{name} HTTP/1.1\r\nhost: waypost\r\n{credentials}\r\n".encode())
+            return client.answer().json.get("context_length")
+
+    assert listed("route/mixed") == 1000 and listed("route/said") == 5000 and listed("route/unknown") is None
+
+
 def test_what_was_too_long_goes_on_to_a_larger_context(server: Waypost) -> None:
     answer = send(server, "/v1/chat/completions", "route/grows", 10)
     assert (answer.status, answer.header("x-provider"), answer.header("x-attempts")) == (200, "big", "2")

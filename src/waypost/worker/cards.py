@@ -55,7 +55,8 @@ MODALITIES = ("text", "image", "file", "audio", "video")
 def card(name: str, model: config.Model, record: NativeRecord | None, settings: config.Config, created: int) -> Card:
     """One configured model."""
     links = [split_link(link) for link in model.chain]
-    context = model.context if model.context is not None or record is None else record.context
+    listed = record.context if record is not None else None
+    context = model.context or settings.providers[links[0][0]].context or listed
     said = model.prices.get(model.chain[0]) or model.price
     rates = configured_rates(said) if said is not None else listed_rates(record)
     title = model.name or (record.name if record is not None else "")
@@ -71,7 +72,8 @@ def native_card(
     first = next((record for record in records if record.provider == served[0]), records[0])
     ids = {record.provider: record.id for record in records}
     links = [(provider, ids.get(provider, first.id)) for provider in served]
-    about = (first.context, listed_rates(first), first.name, first.description)
+    context = settings.providers[first.provider].context or first.context
+    about = (context, listed_rates(first), first.name, first.description)
     return render(name, links, None, settings, created, about)
 
 
