@@ -183,6 +183,20 @@ def test_fifty_at_once_are_one(simulator: Running, served: Host, caller: Caller,
     assert len(rows(served, caller)) == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_out_of_the_response_cache_is_an_answer_like_any(
+    simulator: Running, served: Host, caller: Caller, stream: bool
+) -> None:
+    mark, keys, wish = fresh_nonce("cached"), [fresh_key() for _ in range(8)], "x-waypost-cache: true"
+    made = [caller.ask("sim/demo", mark, key, wish, stream=stream) for key in keys]
+    hits = [answer for answer in made if answer.header("x-waypost-cache-status") == "HIT"]
+    assert hits and len({answer.header("x-request-id") for answer in made}) == 8, "each key has an answer of its own"
+    again = [caller.ask("sim/demo", mark, key, wish, stream=stream) for key in keys]
+    assert [answer.body for answer in again] == [answer.body for answer in made] and all(map(replayed, again))
+    assert times_seen(simulator, mark) <= 2, "one of each worker"
+    assert len(rows(served, caller)) == 8
+
+
 def test_embeddings_too(simulator: Running, caller: Caller) -> None:
     key = fresh_key()
     body = json.dumps({"model": "sim/embed", "input": "hello"}).encode()
