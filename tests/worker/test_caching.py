@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.harness import Answer, chat_body, wait_until
+from tests.harness import Answer, chat_body, post, wait_until
 from tests.sim.running import Running
 from tests.worker.caching_server import CONFIG, Server, body, caching, ids, mark, pieces, said, status_of
 
@@ -118,6 +118,22 @@ def get(server: Server, path: str, key: str) -> Any:
         answer = client.answer()
     assert answer.status == 200, answer.body
     return answer.json
+
+
+def test_embeddings_are_cached_like_anything_else(server: Server) -> None:
+    key, asked = server.key(), mark()
+    request = json.dumps({"model": "sim/embed", "input": [asked, "other"], "messages": []}).encode()
+    lines = [f"authorization: Bearer {key}", "accept: application/json", "x-waypost-cache: true"]
+    answers = []
+    for _ in range(2):
+        with server.waypost.connect() as client:
+            client.send(post("/v1/embeddings", request, *lines))
+            answers.append(client.answer())
+    assert [status_of(answer) for answer in answers] == ["MISS", "HIT"]
+    assert answers[0].json == answers[1].json and len(answers[0].json["data"]) == 2
+    first, second = (server.row(answer) for answer in answers)
+    assert (second.tokens, second.cost, second.source) == (0, 0, first.id)
+    assert status_of(server.ask(key, request)) == "MISS", "the same body means something else elsewhere"
 
 
 # What is the same request

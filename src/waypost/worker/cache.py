@@ -52,6 +52,7 @@ class KnownKey(msgspec.Struct, frozen=True, eq=False):
 
     asker: object
     asked: object
+    endpoint: str
     key: bytes
 
 
@@ -141,17 +142,19 @@ class Cache:
 
     # Keys of requests that are sent again and again, byte for byte
 
-    def known_key(self, body: bytes, asker: object, asked: object) -> bytes | None:
+    def known_key(self, body: bytes, asker: object, asked: object, endpoint: str) -> bytes | None:
         """The key of this body as these two asked and were asked the last time: the very objects."""
         known = self.keys.get(body)
-        return known.key if known is not None and known.asker is asker and known.asked is asked else None
+        if known is not None and known.asker is asker and known.asked is asked and known.endpoint == endpoint:
+            return known.key
+        return None
 
-    def note_key(self, body: bytes, asker: object, asked: object, key: bytes) -> None:
+    def note_key(self, body: bytes, asker: object, asked: object, endpoint: str, key: bytes) -> None:
         """For the next time; large bodies are computed anew."""
         if len(body) <= SHORT:
             if len(self.keys) >= MANY:
                 self.keys.clear()
-            self.keys[body] = KnownKey(asker, asked, key)
+            self.keys[body] = KnownKey(asker, asked, endpoint, key)
 
     # Between the two halves, and out
 

@@ -122,13 +122,14 @@ async def recalled(
     found: Resolved,
     wish: Wish,
     answer: Answerer,
+    endpoint: str = "chat/completions",
 ) -> None:
     """Answer from the cache, with another's answer, or by `answer`. Raises what that raises, and Refusal."""
     if len(request.body) > LARGEST_BODY:
         await answer(worker, exchange, entry, request, found, exchange)
         return
     cache = worker.cache
-    key = key_of(worker, entry, request, found)
+    key = key_of(worker, entry, request, found, endpoint)
     if wish.clears:
         await cleared(worker, key)
         if not wish.keeps:
@@ -172,18 +173,18 @@ async def fetched(worker: Worker, key: bytes, wish: Wish) -> Kept | None:
     return Kept(found.recording, since, since + found.ttl, found.ttl)
 
 
-def key_of(worker: Worker, entry: Entry, request: ChatRequest, found: Resolved) -> bytes:
+def key_of(worker: Worker, entry: Entry, request: ChatRequest, found: Resolved, endpoint: str) -> bytes:
     """Whose request it is, of whom, and what it says."""
     identity, used, cache = entry.identity, request.preset, worker.cache
-    key = cache.known_key(request.body, identity, found) if used is None else None
+    key = cache.known_key(request.body, identity, found, endpoint) if used is None else None
     if key is not None:
         return key
     preset = f"{used.id} {used.version} {bytes(used.shown).decode()}" if used is not None else ""
     targets = (found.route.chain.name, *[f"{upstream.provider}/{upstream.model}" for upstream in found.upstreams])
-    asker = Asker(identity.account_id, identity.key_id, "chat/completions", targets, preset, request.stream)
+    asker = Asker(identity.account_id, identity.key_id, endpoint, targets, preset, request.stream)
     key = cache_key(asker, request.fields)
     if used is None:
-        cache.note_key(request.body, identity, found, key)
+        cache.note_key(request.body, identity, found, endpoint, key)
     return key
 
 

@@ -33,7 +33,7 @@ from waypost.formats.openai_embeddings import (
 )
 from waypost.http.call import Reply, call
 from waypost.http.client import TIMEOUT, UpstreamFailure, find_header
-from waypost.http.exchange import Exchange
+from waypost.http.exchange import Exchange, Outlet
 from waypost.policy.failures import BY_NAME
 from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
@@ -43,6 +43,7 @@ from waypost.provider_settings import Kind
 from waypost.records import Usage
 from waypost.worker.answers import success_headers
 from waypost.worker.books import Entry
+from waypost.worker.caching import recalled, wish_of
 from waypost.worker.credentials import CredentialsUnavailable
 from waypost.worker.idempotency import once
 from waypost.worker.outcome import Outcome, Unanswered, outcome_of_status, quoted
@@ -119,6 +120,8 @@ async def create_embeddings(worker: Worker, exchange: Exchange) -> None:
         found = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
         if found is None or request.steers:
             found = await resolve(worker, snapshot, identity, request)
+        may_wish = exchange.head.has_wishes or snapshot.caching
+        wish = wish_of(snapshot, exchange, identity, request) if may_wish else None
         if exchange.head.has_wishes:
             seconds = found.route.deadline
             shared = await once(worker, exchange, identity.account_id, False, seconds, request_id)
@@ -133,8 +136,10 @@ async def create_embeddings(worker: Worker, exchange: Exchange) -> None:
         written = worker.journal.synced()
         if written is not None:
             await worker.books.on_disk(written)
-        # A task, since the calls have deadlines of their own.
-        await asyncio.ensure_future(answer(worker, exchange, entry, request, found))
+        if wish is None:
+            await begun(worker, exchange, entry, request, found, exchange)
+        else:
+            await recalled(worker, exchange, entry, request, found, wish, begun, "embeddings")
     except Refusal as refusal:
         end(worker, exchange, refusal, request_id, entry)
     except asyncio.CancelledError:
@@ -160,8 +165,17 @@ def parse_request(body: bytes) -> ChatRequest:
     )
 
 
-async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved) -> None:
-    """One upstream after the other, until one has answered. Raises Refusal if none did."""
+def begun(
+    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved, outlet: Outlet
+) -> asyncio.Future[None]:
+    """`answer` in a task, since the calls have deadlines of their own."""
+    return asyncio.ensure_future(answer(worker, exchange, entry, request, found, outlet))
+
+
+async def answer(
+    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved, outlet: Outlet
+) -> None:
+    """One upstream after the other, until one has answered into `outlet`. Raises Refusal if none did."""
     clock, deadline = worker.clock, exchange.arrived + found.route.deadline
     conversation = Conversation(entry.identity.account, {})
     now = clock()
@@ -189,7 +203,7 @@ async def answer(worker: Worker, exchange: Exchange, entry: Entry, request: Chat
                     worker, exchange, request, upstream, entry.request_id, entry.attempts, dropped
                 )
                 entry.answered()
-                exchange.respond(200, headers, encode(fields))
+                outlet.respond(200, headers, encode(fields))
                 return
             wait = failed(worker, entry, trail, ticket, outcome)
             if wait == NOWHERE:

@@ -27,6 +27,7 @@ MARKS: Final = (ID, CREATED, LATENCY)
 ID_LENGTH: Final = 37  # of what stands for them: but for the last, a piece is always of the same length
 CREATED_LENGTH: Final = 10
 ZERO: Final = msgspec.Raw(b"0")
+ANSWERS: Final = frozenset(("choices", "data"))  # one of these has an answer: a chat's, or embeddings
 
 VERSION: Final = b"W1"
 LARGEST: Final = 64 * 1024 * 1024
@@ -123,9 +124,10 @@ def seal_ending(piece: bytes, stream: bool) -> Ending | None:
     """A stream's last piece, or all of another answer; None where it is not how a whole one ends."""
     if not stream:
         fields = parse_fields(piece)
-        if fields is None or "choices" not in fields or FAILED(piece) is not None:
+        if fields is None or ANSWERS.isdisjoint(fields) or FAILED(piece) is not None:
             return None
-        fields["id"] = msgspec.Raw(ID)
+        if "id" in fields:
+            fields["id"] = msgspec.Raw(ID)
         created = take_out(fields)
         return Ending(encode(fields), created)
     if not piece.endswith(DONE):
