@@ -177,10 +177,16 @@ def explain(
         fail(f"{refusal.failure.code}: {refusal.message}")
     plan, chain, seconds = explained.plan, explained.found.route.chain, explained.found.route.deadline
     print(f"{model} is {explained.preset}{chain.name}, {plan.strategy}, {seconds:g} s for all attempts")
-    table = Table("", "provider", "key", "model", "of", "breaker", box=None, header_style="bold")
-    for number, (candidate, name) in enumerate(zip(plan.candidates, plan.names, strict=True), 1):
-        provider, key, upstream_model = candidate.lane
-        table.add_row(str(number), provider, key, upstream_model, name, state_of(candidate, explained.now))
+    deaf = ["not told"] if any(each.dropped for each in explained.rehearsal.able) else []
+    table = Table("", "provider", "key", "model", "of", "breaker", *deaf, box=None, header_style="bold")
+    names = dict(zip((candidate.lane for candidate in plan.candidates), plan.names, strict=True))
+    for number, each in enumerate(explained.rehearsal.able, 1):
+        provider, key, upstream_model = each.candidate.lane
+        state = state_of(each.candidate, explained.now)
+        row = [str(number), provider, key, upstream_model, names[each.candidate.lane], state]
+        table.add_row(*row, *(", ".join(each.dropped) for _ in deaf))
+    for candidate, why in explained.rehearsal.unable:
+        table.add_row("-", *candidate.lane, "", f"unable: {why}")
     for dropped in plan.dropped:
         provider, key, upstream_model = dropped.candidate.lane
         table.add_row("-", provider, key, upstream_model, "", f"{dropped.reason} {dropped.detail}".strip())

@@ -36,6 +36,7 @@ from waypost.worker.natives import Natives
 from waypost.worker.preflight import choose
 from waypost.worker.presets import Presets, expand
 from waypost.worker.prices import Prices
+from waypost.worker.rehearsal import Rehearsal, rehearse
 from waypost.worker.resolve import Resolved, resolve
 from waypost.worker.upstreams import Snapshot
 
@@ -82,11 +83,15 @@ class Desk:
 
 
 class Explained(msgspec.Struct, frozen=True):
-    """A route as it stands: the name that was found, and the plan of a request that asks for nothing special."""
+    """A route as it stands: the name that was found, and the plan of a request that asks for nothing special.
+
+    `rehearsal`: what each upstream would make of that request, which has what a preset adds.
+    """
 
     request: ChatRequest
     found: Resolved
     plan: Plan
+    rehearsal: Rehearsal
     now: float
 
     @property
@@ -121,7 +126,9 @@ async def explain(settings: Config, folder: pathlib.Path, model: str, key: str |
                 identity = anyone(settings, request.model)
             found = await resolve(Desk(Line(ask)), snapshot, identity, request)
         conversation = Conversation(identity.account, request.fields)
-        return Explained(request, found, choose(found, request, b"", conversation, now), now)
+        chosen = choose(found, request, b"", conversation, now)
+        rehearsal = rehearse(chosen.candidates, request, found.asked.preferences.require_parameters)
+        return Explained(request, found, chosen, rehearsal, now)
     finally:
         names.close()
         deadlines.close()

@@ -10,11 +10,18 @@ from waypost.api.shapes import ErrorBody, Shape, Time
 
 
 class ShownCandidate(Shape, frozen=True):
-    """Whom a request would go to. `key` is the number of a provider's key; costs are USD as decimal strings."""
+    """Whom a request would go to. `key` is the number of a provider's key; costs are USD as decimal strings.
+
+    `format` is what its provider speaks. `changed` and `dropped` are fields of the request that it is told otherwise,
+    or not at all; where the format is not OpenAI's, everything is said otherwise.
+    """
 
     provider: str
     key: str
     model: str
+    format: str
+    changed: list[str]
+    dropped: list[str]
     breaker: Literal["closed", "open", "resting"]
     latency_ms: int | None
     worst_case_cost: str | None
@@ -31,7 +38,7 @@ class DroppedCandidate(Shape, frozen=True):
 
 
 class ParameterChanges(Shape, frozen=True):
-    """Fields of the body that do not go on as they came."""
+    """Fields of the body that do not go on as they came, whoever answers."""
 
     changed: list[str]
     dropped: list[str]

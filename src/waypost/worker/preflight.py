@@ -27,6 +27,7 @@ from waypost.pricing import reserve
 from waypost.worker.books import Books
 from waypost.worker.history import fitted
 from waypost.worker.presets import expand
+from waypost.worker.rehearsal import Rehearsal, Rehearsed, rehearse
 from waypost.worker.resolve import Resolved, needs, resolve
 from waypost.worker.thinking import has_own_word
 from waypost.worker.upstreams import Upstream
@@ -47,7 +48,10 @@ async def preflight(worker: Worker, exchange: Exchange, identity: Identity) -> s
     tokens, output = estimate_tokens(request.body), (request.max_output or OUTPUT_RESERVE) * request.choices
     cost = worst_cost(found.upstreams, tokens, output)
     limits = judge(worker.books, identity, found, request, tokens, output)
-    return describe(request, found, chosen, worker.clock(), (tokens, output, cost), limits)
+    requires = found.asked.preferences.require_parameters
+    account = identity.account_id
+    rehearsal = rehearse(chosen.candidates, request, requires, lambda chat: worker.vault.complete(account, chat))
+    return describe(request, found, chosen, rehearsal, worker.clock(), (tokens, output, cost), limits)
 
 
 def choose(found: Resolved, request: ChatRequest, body: bytes, conversation: Conversation, now: float) -> Plan:
@@ -94,6 +98,7 @@ def describe(
     request: ChatRequest,
     found: Resolved,
     chosen: Plan,
+    rehearsal: Rehearsal,
     now: float,
     amounts: tuple[int, int, int | None],
     limits: shapes.Verdict,
@@ -102,7 +107,7 @@ def describe(
     tokens, output, cost = amounts
     fields = request.fields
     reasoning = ["reasoning_effort"] if found.effort and not has_own_word(fields) else []
-    verdict = nobody(chosen) if not chosen.candidates else None
+    verdict = nobody(chosen) if not chosen.candidates else rehearsal.refusal
     return shapes.Preflight(
         model=request.model,
         preset=decode_text(request.preset.shown) if request.preset is not None else None,
@@ -110,10 +115,13 @@ def describe(
         strategy=chosen.strategy,
         sticky=chosen.sticky,
         forced=chosen.forced and len(chosen.candidates) > 0 and chosen.candidates[0].breaker.until > now,
-        candidates=[show(candidate, now, tokens, output) for candidate in chosen.candidates],
+        candidates=[show(rehearsed, now, tokens, output) for rehearsed in rehearsal.able],
         dropped=[
-            shapes.DroppedCandidate(*dropped.candidate.lane, dropped.reason, dropped.detail)
-            for dropped in chosen.dropped
+            *(
+                shapes.DroppedCandidate(*dropped.candidate.lane, dropped.reason, dropped.detail)
+                for dropped in chosen.dropped
+            ),
+            *(shapes.DroppedCandidate(*candidate.lane, "unable", why) for candidate, why in rehearsal.unable),
         ],
         parameters=shapes.ParameterChanges(
             changed=["model", *(["stream_options"] if request.stream else []), *reasoning],
@@ -131,13 +139,17 @@ def describe(
     )
 
 
-def show(candidate: Candidate, now: float, tokens: int, output: int) -> shapes.ShownCandidate:
+def show(rehearsed: Rehearsed, now: float, tokens: int, output: int) -> shapes.ShownCandidate:
     """One candidate: what is known of it."""
+    candidate = rehearsed.candidate
     upstream: Upstream = candidate.upstream
     latency = candidate.speed.latency(now)
     cost = reserve(upstream.price, tokens, output) if upstream.price is not None else None
     return shapes.ShownCandidate(
         *candidate.lane,
+        upstream.speech.kind,
+        list(rehearsed.changed),
+        list(rehearsed.dropped),
         state_of(candidate, now),
         round(latency * 1000) if latency else None,
         dollars(cost),
