@@ -80,5 +80,7 @@ def test_a_server_logs_json(simulator):
         wait_until(lambda: request_id in log.read_text(), "the failure to be logged")
         lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["logger"] for line in lines} >= {"waypost.keeper", "waypost.serve"}
-    assert sum(request_id in line["message"] for line in lines) == 1
+    named = [line for line in lines if request_id in line["message"]]
+    assert len(named) == int(failed.header("x-attempts")) == 3, "every attempt has its line"
+    assert all(line["message"] == f"{request_id} sim/status-500#1: HTTP 500" for line in named)
     assert waypost.key not in json.dumps(lines) and "upstream-secret" not in json.dumps(lines)
