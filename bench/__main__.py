@@ -14,6 +14,7 @@ import tempfile
 from functools import partial
 
 from bench import measures, peers
+from bench.caching import measure_cache
 from bench.gateways import Waypost, start_nginx, start_upstream
 from bench.machine import ROOT, Unable, describe_machine, find_tool, install_tools
 from bench.report import Findings, free_name, render_results
@@ -25,14 +26,16 @@ a ratio is the median of the ratios of pairs, with the smallest and the largest 
 of all the gateway's processes, by the scheduler's own counters, read once they have come to rest; memory is the
 proportional set size. Waypost runs as `waypost serve` does, with a key to check and a plan whose limits never bite; its
 supervisor and keeper are counted too. nginx only forwards."""
-NEED_WRK = {"non-stream", "latency", "tls", "memory", "workers", "peers"}
+NEED_WRK = {"non-stream", "latency", "tls", "memory", "workers", "cache", "peers"}
 
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two pairs of 2 s: to see that all works, not to quote")
-    parser.add_argument("--only", default="", help="non-stream,stream,formats,latency,tls,memory,start,workers,peers")
+    parser.add_argument(
+        "--only", default="", help="start,non-stream,stream,formats,latency,tls,memory,workers,cache,peers"
+    )
     parser.add_argument("--pairs", type=int, help="windows of each kind (10)")
     parser.add_argument("--seconds", type=float, help="length of a window (5)")
     parser.add_argument("--waypost", metavar="FILE", help="the program to measure (the one beside this Python)")
@@ -75,6 +78,7 @@ def choose_measures(options: argparse.Namespace) -> dict[str, measures.Measure]:
         "tls": measures.measure_tls,
         "memory": measures.measure_memory,
         "workers": measures.measure_workers,
+        "cache": measure_cache,
         "peers": partial(peers.measure_peers, places=places),
     }
     asked = [name for name in options.only.split(",") if name] or list(known)

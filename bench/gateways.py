@@ -36,6 +36,7 @@ class Target(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
     path: str = "/v1/chat/completions"
     script: str = ""  # the format in which it answers, "" for OpenAI's
+    varies: bool = False  # each request is another one, by a `seed` of its own
 
 
 class Gateway(msgspec.Struct, frozen=True):

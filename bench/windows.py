@@ -32,6 +32,13 @@ T = TypeVar("T")
 WRK_SCRIPT = """
 wrk.method, wrk.body = "POST", [==[%s]==]
 for name, value in pairs({%s}) do wrk.headers[name] = value end
+if %s then
+  local sent, head = 0, wrk.body:sub(1, -2)
+  function request()
+    sent = sent + 1
+    return wrk.format(nil, nil, nil, string.format('%%s, "seed": %%d}', head, sent))
+  end
+end
 function done(summary, latency)
   local e = summary.errors
   io.write(string.format('\\n{"requests":%%d,"micros":%%d,"p50":%%d,"p99":%%d,"failed":%%d}\\n', summary.requests,
@@ -85,7 +92,8 @@ def request_window(
     headers = {"Content-Type": "application/json", "Accept": "application/json", **target.headers}
     pairs = ", ".join(f"[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items())
     script = session.folder / "load.lua"
-    script.write_text(WRK_SCRIPT % (render_body(target.model, prompt), pairs))
+    varies = "true" if target.varies else "false"
+    script.write_text(WRK_SCRIPT % (render_body(target.model, prompt), pairs, varies))
     how = [f"-t{min(len(load), connections)}", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s"]
     command = [find_tool("wrk") or "wrk", *how, "-s", str(script), f"http://127.0.0.1:{target.port}{target.path}"]
     wait_until_quiet(gateway.pid)
