@@ -12,7 +12,7 @@ from tests.formats.recordings import FORMATS, Recorded, chats
 from waypost import providers
 from waypost.errors import Refusal
 from waypost.formats.accented import EXTENSIONS, Spoken, speak, understand
-from waypost.formats.accents import ACCENTS, OPENAI, UNKNOWN, accent_of
+from waypost.formats.accents import ACCENTS, OPENAI, SOURCES, UNKNOWN, accent_of
 from waypost.formats.format import Unsupported
 from waypost.formats.openai_chat import Fields
 
@@ -20,6 +20,11 @@ Json = dict[str, Any]
 RECORDED = ("azure", "cerebras", "deepseek", "groq", "huggingface", "mistral", "ollama", "openai", "openrouter")
 HELLO = {"role": "user", "content": "Hello"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+def test_every_row_says_where_it_is_from() -> None:
+    assert list(SOURCES) == list(ACCENTS) and all(SOURCES.values())
+    assert {name for name in RECORDED if "recorded exchange" in SOURCES[name]} == set(RECORDED)
 
 
 def fields_of(said: Json) -> Fields:

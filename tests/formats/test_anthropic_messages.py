@@ -616,6 +616,7 @@ def test_errors_in_other_shapes(status: int, body: bytes, kind: str, message: st
         ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", "budget", True, "one", 64_000),
         ("claude-haiku-4-5@20251001", "budget", True, "one", 64_000),
         ("claude-opus-4-6", "adaptive", True, "one", 128_000),
+        ("claude-sonnet-4-6", "adaptive", True, "one", 64_000),
         ("claude-opus-4-7", "adaptive", True, "none", 128_000),
         ("claude-opus-5", "adaptive", True, "none", 128_000),
         ("something-new", "adaptive", True, "none", 128_000),

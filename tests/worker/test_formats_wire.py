@@ -477,8 +477,11 @@ def test_breakpoints_of_ours_by_option() -> None:
 
 def test_what_is_known_of_models_behind_openai_s_format() -> None:
     picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}]}]
-    text = '[providers.openai]\nbase_url = "ROOT/spare"\nkeys = ["k"]\n'
+    text = "".join(f'[providers.{name}]\nbase_url = "ROOT/spare"\nkeys = ["k"]\n' for name in ("openai", "perplexity"))
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
     with behind(lambda asked: spare(asked, lambda _: said({})), text) as (gateway, vendor):
         refused = gateway.ask("openai/o3-mini", messages=picture)
         assert (refused.status, refused.json["error"]["param"]) == (400, "messages") and vendor.asked == []
+        refused = gateway.ask("perplexity/sonar", tools=tools)
+        assert (refused.status, refused.json["error"]["param"]) == (400, "tools") and vendor.asked == []
         assert gateway.ask("openai/o3-mini").text == gateway.ask("openai/gpt-4o", messages=picture).text == "spare"

@@ -2,11 +2,9 @@
 
 `accented.py` applies it; nothing else asks for a provider's name. A provider without a row gets `UNKNOWN`.
 
-Sources: the API references of the providers (api-docs.deepseek.com, console.groq.com/docs/openai, docs.mistral.ai,
-docs.x.ai, openrouter.ai/docs, docs.perplexity.ai, inference-docs.cerebras.ai, platform.kimi.ai, docs.z.ai,
-help.aliyun.com/model-studio, platform.minimax.io, docs.sambanova.ai, docs.nvidia.com/nim, docs.together.ai,
-docs.fireworks.ai, docs.ollama.com, docs.vllm.ai, llama.cpp's server README, lmstudio.ai/docs), read in 2026-08, and
-recorded exchanges. What a page does not say stays as OpenAI has it.
+Where each row is from stands in `SOURCES`. What no source says stays as OpenAI has it, and where a source is missing a
+row errs on the side of leaving something out: a field that was dropped is listed for the caller, one that was refused
+would cost the attempt.
 """
 
 from __future__ import annotations
@@ -205,7 +203,7 @@ ACCENTS: dict[str, Accent] = {
         switches=(GPT_OSS, Switch(models="glm", on={}, off={"reasoning_effort": "none"})),
     ),
     "moonshot": Accent(
-        limit="max_completion_tokens", developer=False, strict=False, replay="reasoning_content",
+        limit="max_completion_tokens", developer=False, strict=False, many=False, replay="reasoning_content",
         drops=frozenset({"logit_bias", "logprobs", "top_logprobs", "service_tier", "store"}),
         special=(
             ForModels(
@@ -283,6 +281,35 @@ ACCENTS: dict[str, Accent] = {
         switches=(WORD,),
     ),
 }  # fmt: skip
+
+
+CONTRACT = "contract.md 3.4 (how thinking is asked for)"
+SOURCES: dict[str, str] = {
+    "openai": "recorded exchanges; the types of OpenAI's SDK; efforts by model: models.dev and OpenAI's reference",
+    "azure": "one recorded exchange: it speaks as OpenAI does",
+    "github": "unconfirmed: taken for OpenAI's, which its models mostly are",
+    "deepseek": f"recorded exchanges; {CONTRACT}; finish reasons: DeepSeek's API reference, by what others say of it",
+    "groq": "recorded exchanges; console.groq.com/docs/openai: the fields that are refused, names, n",
+    "together": f"{CONTRACT}; the rest unconfirmed",
+    "fireworks": "unconfirmed",
+    "xai": "docs.x.ai/docs/guides/reasoning: what models that reason refuse, and who takes an effort",
+    "openrouter": "recorded exchanges; contract.md 3.4 and 5, from OpenRouter's documentation of 2026-08",
+    "mistral": "recorded exchanges: random_seed, `any`, ids of nine characters, thoughts in parts, usage unasked",
+    "perplexity": "docs.getbifrost.ai/providers/supported-providers/perplexity: what is not taken",
+    "cerebras": "recorded exchanges; inference-docs.cerebras.ai: reasoning, no developer role; the penalties: clients'",
+    "moonshot": "java.agentscope.io and platform.kimi.ai: limit, strict, fixed sampling, who thinks and how",
+    "zhipu": f"{CONTRACT}; model_context_window_exceeded: opencode's issue 18813; the rest unconfirmed",
+    "dashscope": f"{CONTRACT}; docs.instructorphp.com: no `required`; mohdel 0.113: thinking_budget",
+    "minimax": "platform.minimax.io and java.agentscope.io: reasoning_split, limit, adaptive and disabled, no strict",
+    "sambanova": "what LiteLLM's module for it takes; the rest unconfirmed",
+    "nvidia": f"{CONTRACT}: chat templates; the rest unconfirmed",
+    "huggingface": "recorded exchanges",
+    "ollama": "recorded exchanges: both shapes, reasoning; the rest unconfirmed",
+    "vllm": f"{CONTRACT}: chat templates; the rest unconfirmed",
+    "llama.cpp": f"{CONTRACT}: chat templates; the rest unconfirmed",
+    "lmstudio": "unconfirmed",
+}
+"""By row, as of 2026-11. Pages are stored copies of public ones; recorded exchanges are those at ../shared/wire."""
 
 
 def accent_of(provider: str) -> Accent:

@@ -1,7 +1,10 @@
 """What is known of Claude models by their ids: Anthropic's, Vertex's and Bedrock's spellings.
 
-Sources: docs.anthropic.com (models overview, extended thinking, adaptive thinking, structured outputs, what's new in
-Claude 4.6 and 4.7), as of 2026-08; recorded exchanges for the effort levels of 4.6 and messages of role system.
+Sources, as of 2026-11: contract.md 3 (thinking by version, no sampling from 4.7 on); recorded exchanges (the efforts of
+4.6, by an error, and `xhigh` from 4.7 on; strict tools and structured outputs of Sonnet 4.5; messages of role system to
+Opus 4.8 and Fable 5); models.dev's files, models/anthropic (what goes in, and how long answers are). That 4.1 is the
+first with strict tools, and 4.6 the first without a prefill, is unconfirmed: `capabilities` in the configuration goes
+before all of this.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ Version = tuple[int, int]
 MAX_OUTPUT: tuple[tuple[Version, int], ...] = (
     ((4, 6), 128_000), ((4, 5), 64_000), ((4, 0), 32_000), ((3, 7), 64_000), ((3, 5), 8192), ((0, 0), 4096),
 )  # fmt: skip
-SONNET_4_OUTPUT = 64_000  # where Opus 4 and 4.1 have half
+SONNET_OUTPUT = 64_000  # of Sonnet 4, where Opus 4 and 4.1 have half; of Sonnet 4.6, where Opus 4.6 has twice that
 
 
 def parse_version(id: str) -> tuple[str, Version]:
@@ -39,8 +42,8 @@ def known_model(id: str) -> Model:
     """A Claude model, by its id."""
     family, version = parse_version(id)
     max_output = next(tokens for since, tokens in MAX_OUTPUT if version >= since)
-    if family == "sonnet" and version == (4, 0):
-        max_output = SONNET_4_OUTPUT
+    if family == "sonnet" and version in ((4, 0), (4, 6)):
+        max_output = SONNET_OUTPUT
     style: ReasoningStyle = "none" if version < (3, 7) else "budget" if version < (4, 6) else "adaptive"
     efforts: tuple[Effort, ...] = ("low", "medium", "high", "max")
     if version >= (4, 7):

@@ -1,7 +1,8 @@
 """What is known of Gemini models by their ids, at the Gemini API and at Vertex AI.
 
-Sources: ai.google.dev (models, thinking, structured output, function calling, image generation), as of 2026-08, and
-recorded exchanges. An id that no rule reads is taken for a new model.
+Sources, as of 2026-11: contract.md 3 (budgets of 2.5, levels of 3, tools beside schemas); recorded exchanges, of 2.0 to
+3.6; models.dev's files, models/google (what goes in, how long answers are). The levels of Pro 3, and what models that
+make pictures cannot do, are unconfirmed. An id that no rule reads is taken for a new model.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def image_model(id: str, version: tuple[int, int]) -> Model:
 
 
 def gemma(id: str) -> Model:
-    """Open models that the Gemini API serves: words and pictures only."""
+    """Open models that the Gemini API serves: words and pictures only, and no tools (of Gemma 4's it is not known)."""
     return Model(
         id=id,
         inputs=frozenset({"text", "image"}),
