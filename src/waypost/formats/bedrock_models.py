@@ -2,8 +2,8 @@
 
 Sources, as of 2026-11: recorded exchanges of Claude, Nova, gpt-oss, Qwen, Llama 4, Pixtral and others, errors among
 them (a document in the result of a tool of Nova's, videos and S3 addresses to Claude); the service model that botocore
-has; contract.md 3. Where a cachePoint may stand, and what a row says of a family of which there are one or two exchanges
-or none, is unconfirmed, and errs on the side of less.
+has; contract.md 3. Where a cachePoint may stand, and what a row says of a family of which there are one or two
+exchanges or none, is unconfirmed, and errs on the side of less.
 """
 
 from __future__ import annotations
