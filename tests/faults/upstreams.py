@@ -58,6 +58,7 @@ class Scene(msgspec.Struct, frozen=True):
     leaves: float = 0.0  # share of the callers that hang up
     alone: bool = False  # nobody healthy stands behind it
     slow: bool = False
+    hedge: float = 0.0  # seconds after which another is asked beside it
 
 
 def flap(proxy: Proxy, over: threading.Event) -> None:
@@ -101,6 +102,12 @@ SCENES = (
     Scene("F16", "closes idle connections", models=("idle-close-5", "idle-close-20")),
     Scene("F17", "callers leave", models=("words-80+gap-5", "ttft-300"), leaves=0.5),
     Scene("F18", "slow readers", models=("words-2000",), slow=True),
+    Scene("F2h", "takes connections and is silent, hedged", door="silent", hedge=0.1),
+    Scene("F4h", "resets in it, hedged", models=("reset-after-3+ttft-200", "ttft-200"), committed=True, hedge=0.1),
+    Scene("F6h", "stalls, dribbles, hedged", models=("stall-after-3", "dribble-30"), committed=True, hedge=0.1),
+    Scene("F6j", "is late by half a second or not, hedged", down=Faults(latency=0.25, jitter=0.25), hedge=0.1),
+    Scene("F11h", "30 % of status 500, hedged", models=("status-500-30+ttft-200",), hedge=0.1),
+    Scene("F17h", "callers leave, hedged", models=("words-80+gap-5", "ttft-300"), leaves=0.5, hedge=0.1),
 )  # fmt: skip
 
 
@@ -192,6 +199,7 @@ def stage(sim: Running, well: Running, scene: Scene) -> Iterator[tuple[Waypost, 
             link = f"{model[1:]}/demo" if model.startswith("@") else f"sick/{model}"
             healthy = "well/words-2000" if scene.slow else "well/demo"
             text += f'[models."route/{number}"]\nchain = ["{link}", "{healthy}"]\n'
+            text += f"hedge = {scene.hedge}\n" if scene.hedge else ""
             text += f'[models."alone/{number}"]\nchain = ["{link}"]\n'
         with serving(text) as waypost:
             yield waypost, proxy
@@ -279,6 +287,11 @@ def check(scene: Scene, found: list[Seen]) -> list[str]:
         first, all_of_them = sum(map(bool, per_request)), sum(per_request)
         if all_of_them > 1.2 * first + 3:
             broken.append(f"{all_of_them} attempts at {name} for {first} requests")
+    beside = sum(any(kind == "hedged" for _, kind in each.attempts) for each in stayed)
+    if beside > len(found) / 5 + 4:
+        broken.append(f"{beside} of {len(found)} requests had another beside them")
+    if scene.hedge and scene.success and not beside:
+        broken.append("nobody was ever asked beside who was late")
     if any(len(each.attempts) > 3 for each in stayed):
         broken.append("more than three attempts for a request")
     return broken
@@ -318,7 +331,7 @@ def main() -> int:
     failed = 0
     with two_simulators() as (sim, well):
         for scene in SCENES:
-            if given.scenes and scene.number.rstrip("abcr") not in given.scenes and scene.number not in given.scenes:
+            if given.scenes and scene.number.rstrip("abchjr") not in given.scenes and scene.number not in given.scenes:
                 continue
             line, broken = play(sim, well, scene, given.requests, given.seconds, given.clients)
             print(line, flush=True)

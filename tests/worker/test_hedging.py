@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from tests.harness import DEADLINE, Answer, Client, Waypost, chat_body, post, provider, serving, wait_until
-from tests.http.nonces import fresh_nonce
+from tests.http.nonces import fresh_nonce, times_seen
 from tests.http.upstream import Asked, Script, Upstream, completion, plays, response, upstream
+from tests.sim.running import Running
+from tests.worker.test_commit_point import PATHS, configuration
 
 LATE = 0.2  # seconds after which another is asked
 
@@ -374,3 +376,39 @@ def test_what_goes_to_one_upstream_once_is_not_hedged(pair: Pair) -> None:
         late.open.set()
         assert client.answer().text == "first"
     assert not asked(pair.two, "strict")
+
+
+# Whatever they speak
+
+
+@pytest.fixture(scope="module")
+def every_format(simulator: Running) -> Iterator[Waypost]:
+    """`f/NAME` begins with an upstream of that format that hangs, `b/NAME` has one behind one that hangs."""
+    root = simulator.base.removesuffix("/v1")
+    text = configuration(root) + provider("two", simulator.base)
+    for name, (path, settings) in PATHS.items():
+        text += provider(f"late-{name}", simulator.base)
+        text += f'[models."b/{name}"]\nchain = ["late-{name}/hang", "{name}/words-9"]\nhedge = {LATE}\n'
+        if name not in ("mistral", "deepseek", "azure"):  # known by their names
+            spoken = {"vertex": '"gemini"', "lab": '"openai"'}.get(name, f'"{name}"')
+            text += provider(f"hangs-{name}", root + path, format=spoken, **settings)
+            text += f'[models."f/{name}"]\nchain = ["hangs-{name}/hang", "two/words-9"]\nhedge = {LATE}\n'
+    with serving(text) as server:
+        yield server
+
+
+@both_ways
+@pytest.mark.parametrize("name", PATHS)
+def test_a_second_of_every_format(every_format: Waypost, name: str, stream: bool) -> None:
+    answer = every_format.ask(f"b/{name}", fresh_nonce(), stream=stream)
+    assert (answer.header("x-provider"), answer.header("x-attempts")) == (name, "2")
+    assert len(answer.text.split()) == 9 and (not stream or answer.events[-1] == b"[DONE]")
+
+
+@both_ways
+@pytest.mark.parametrize("name", ["lab", "anthropic", "gemini", "vertex", "bedrock", "cohere"])
+def test_a_first_of_every_format(every_format: Waypost, simulator: Running, name: str, stream: bool) -> None:
+    nonce = fresh_nonce()
+    answer = every_format.ask(f"f/{name}", nonce, stream=stream)
+    assert (answer.header("x-provider"), answer.header("x-attempts")) == ("two", "2")
+    assert len(answer.text.split()) == 9 and times_seen(simulator, nonce) == 2
