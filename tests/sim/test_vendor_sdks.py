@@ -340,3 +340,17 @@ def test_gemini_embeddings(gemini: Gemini) -> None:
     one, other, third = [item.values for item in made.embeddings]
     assert len(one) == 256
     assert sum(a * b for a, b in zip(one, other, strict=True)) > sum(a * b for a, b in zip(one, third, strict=True))
+
+
+def test_vertex_predicts_embeddings(sim: Running) -> None:
+    sdk = needed("google.genai")
+    credentials = needed("google.oauth2.credentials").Credentials("ya29.token")
+    options = sdk.types.HttpOptions(base_url=sim.address, timeout=20_000)
+    place = {"project": "p", "location": "us-central1", "credentials": credentials}
+    client = sdk.Client(vertexai=True, http_options=options, **place)
+    config = sdk.types.EmbedContentConfig(output_dimensionality=64)
+    made = client.models.embed_content(
+        model="text-embedding-005", contents=["red apples", "green apples"], config=config
+    )
+    assert [len(item.values) for item in made.embeddings] == [64, 64]
+    assert all(item.statistics.token_count > 0 and not item.statistics.truncated for item in made.embeddings)

@@ -17,11 +17,13 @@ MODELS = {
     "azure": "azure/text-embedding-3-small",
     "gemini": "gemini/gemini-embedding-001",
     "vertex": "vertex/gemini-embedding-2",
+    "vertex-first": "vertex/gemini-embedding-001",
+    "vertex-older": "vertex/text-embedding-005",
     "bedrock-titan": "bedrock/amazon.titan-embed-text-v2:0",
     "bedrock-cohere": "bedrock/cohere.embed-english-v3",
     "cohere": "cohere/embed-v4.0",
 }
-SIZED = {"openai": 64, "gemini": 128, "bedrock-titan": 256, "cohere": 256}
+SIZED = {"openai": 64, "gemini": 128, "vertex-older": 96, "bedrock-titan": 256, "cohere": 256}
 every = pytest.mark.parametrize("name", list(MODELS))
 
 
@@ -65,12 +67,12 @@ def test_dimensions(client: openai.OpenAI, name: str) -> None:
     assert len(made.data[0].embedding) == SIZED[name]
 
 
-@pytest.mark.parametrize("name", ["gemini", "bedrock-titan", "cohere"])
+@pytest.mark.parametrize("name", ["gemini", "vertex-first", "vertex-older", "bedrock-titan", "cohere"])
 def test_more_texts_than_the_upstream_takes_at_once(client: openai.OpenAI, name: str) -> None:
-    texts = [f"text {number % 60}" for number in range(120)]
+    texts = [f"text {number % 60}" for number in range(300 if name == "vertex-older" else 120)]
     made = client.embeddings.create(model=MODELS[name], input=texts)
     vectors = [item.embedding for item in made.data]
-    assert len(vectors) == 120 and vectors[:60] == vectors[60:] and vectors[0] != vectors[1]
+    assert len(vectors) == len(texts) and vectors[:60] == vectors[60:120] and vectors[0] != vectors[1]
 
 
 def test_a_target_without_embeddings_is_passed_over(client: openai.OpenAI) -> None:
