@@ -281,14 +281,18 @@ def test_clear_alone_forgets_and_keeps_nothing(server: Server) -> None:
 
 def test_what_was_cleared_on_its_way_is_not_kept(server: Server) -> None:
     key, asked = server.key(), mark()
-    slow = body(asked, "sim/ttft-500+words-5")
+    slow = body(asked, "sim/ttft-900+words-5")
     with server.asking(key, slow) as early:
         until_asked(server, asked, 1)
+        time.sleep(0.4)
         with server.asking(key, slow, "x-waypost-cache-clear: true") as late:
-            answers = [early.answer(), late.answer()]
-    assert [status_of(answer) for answer in answers] == ["MISS", "MISS"]
-    again = server.ask(key, slow)
-    assert again.header("x-waypost-cache-source-id") == answers[1].header("x-request-id")
+            until_asked(server, asked, 2)
+            before = early.answer()
+            between = server.ask(key, slow)  # the early answer is whole, the late one is on its way
+            after = late.answer()
+    assert [status_of(answer) for answer in (before, between, after)] == ["MISS", "HIT", "MISS"]
+    assert between.header("x-waypost-cache-source-id") == after.header("x-request-id")
+    assert server.ask(key, slow).header("x-waypost-cache-source-id") == after.header("x-request-id")
     assert len(server.exchanges(asked)) == 2
 
 

@@ -63,6 +63,17 @@ def test_those_who_ask_the_same_meanwhile_have_the_same_answer(server: Server, s
     assert status_of(server.ask(key, request)) == "HIT"
 
 
+@BOTH
+def test_only_the_first_one_s_answer_has_a_cost(server: Server, stream: bool) -> None:
+    key, asked = server.key(), mark()
+    request = body(asked, "route/slow", stream=stream, usage={"include": True})
+    with led(server, key, request, asked) as leader, server.asking(key, request) as follower:
+        answers = together([leader, follower])
+    assert [status_of(answer) for answer in answers] == ["MISS", "HIT"] and len(server.exchanges(asked)) == 1
+    first, second = ((answer.chunks[-1] if stream else answer.json)["usage"] for answer in answers)
+    assert first["cost"] > 0 and second == {**first, "cost": 0}
+
+
 def test_who_comes_in_the_middle_has_all_of_it(server: Server) -> None:
     key, asked = server.key(), mark()
     request = body(asked, "sim/gap-20+words-60", stream=True)
