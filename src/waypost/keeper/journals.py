@@ -139,7 +139,8 @@ class Journals:
                 if reading.end in ("sealed", "unknown"):
                     return Part(lines, (segment, offset), reading.end)
                 if reading.offset:
-                    if whole or (reading.end == "open" and reading.offset + 4 <= len(data)):
+                    # With less than a frame's beginning left of the piece, nobody knows whether another follows.
+                    if whole or (reading.end == "open" and reading.offset + FRAME <= len(data)):
                         return Part(lines, (segment, offset), "end")
                     wanted = PIECE
                 elif reading.end == "torn" and not whole and wanted < FRAME + MAX_LINE:
