@@ -57,7 +57,7 @@ def test_it_knows_whether_somebody_could_take_over() -> None:
 @pytest.fixture(scope="module")
 def server(simulator: Running) -> Iterator[Waypost]:
     root = simulator.base.removesuffix("/v1")
-    text = provider("one", simulator.base) + provider("two", simulator.base)
+    text = "".join(provider(name, simulator.base) for name in ("one", "two", "late"))
     text += "[routing]\nattempts = 2\n"
     chains = {
         "crawls": ["one/words-20+gap-300", "two/demo"],
@@ -68,6 +68,8 @@ def server(simulator: Running) -> Iterator[Waypost]:
         "errs": ["one/sse-error-after-3+words-40", "two/demo"],
         "stalls": ["one/stall-after-3+words-40", "two/demo"],
         "unguarded": ["one/sse-error-after-3+words-41", "two/demo"],
+        "hedged": ["late/hang+words-1", "two/words-12+gap-304"],
+        "spoken": ["late/stall-after-3+words-42", "two/words-200"],
     }
     for name, model in (
         ("anthropic", "claude-sonnet-4-5"),
@@ -79,6 +81,7 @@ def server(simulator: Running) -> Iterator[Waypost]:
         chains[name] = [f"{name}/{model}", "two/demo"]
     for name, links in chains.items():
         pace = "" if name == "unguarded" else "min_throughput = 20\n"
+        pace += "hedge = 0.2\n" if name == "hedged" else "hedge = 1.5\n" if name == "spoken" else ""
         text += f'[models."g/{name}"]\nchain = {links}\n{pace}'.replace("'", '"')
     with serving(text) as waypost:
         yield waypost
@@ -132,3 +135,15 @@ def test_what_goes_wrong_in_the_first_words_falls_back(server: Waypost, name: st
 def test_without_the_guard_it_is_too_late_then(server: Waypost) -> None:
     answer = ask(server, "unguarded")
     assert told(answer) == [("one", "error_event")] and "error" in answer.chunks[-1]
+
+
+def test_who_is_asked_beside_another_is_judged_too(server: Waypost) -> None:
+    """It crawls, the other is silent, and nobody else is left: it answers."""
+    answer = ask(server, "hedged")
+    assert told(answer) == [("late", "hedged"), ("two", "")] and len(answer.text.split()) == 12
+
+
+def test_who_has_begun_is_not_late(server: Waypost) -> None:
+    """Its words are held back, but they have come; another is asked only once it is known to crawl."""
+    answer = ask(server, "spoken")
+    assert told(answer) == [("late", "crawling"), ("two", "")] and len(answer.text.split()) == 200
