@@ -11,7 +11,8 @@ import pytest
 from tests.formats.recordings import FORMATS, Recorded, chats
 from waypost import providers
 from waypost.errors import Refusal
-from waypost.formats.accented import EXTENSIONS, Spoken, speak, understand
+from waypost.formats.accented import EXTENSIONS, Spoken, speak
+from waypost.formats.accented_answer import understand
 from waypost.formats.accents import ACCENTS, OPENAI, SOURCES, UNKNOWN, accent_of
 from waypost.formats.format import Unsupported
 from waypost.formats.openai_chat import Fields

@@ -1,4 +1,4 @@
-"""A request and an answer of OpenAI's format, said in a provider's accent (`accents.py`). Pure.
+"""A request of OpenAI's format, said in a provider's accent (`accents.py`). Pure.
 
 Where an accent changes nothing, the very object that came in goes out: what is plain stays as the caller wrote it, and
 prompts are decoded only where a needle shows that something in them must change. A needle with unescaped quotes can't
@@ -7,6 +7,7 @@ stand inside of a JSON string, so that words of a prompt are none.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from typing import Any
@@ -31,7 +32,6 @@ ONLY_JSON = "Answer with one JSON object and nothing else: no other words, no co
 ANY_OBJECT = b'{"type":"json_schema","json_schema":{"name":"response","schema":{"type":"object"}}}'
 ONE = msgspec.Raw(b"1")
 FILE = msgspec.Raw(b'"file"')
-STOP = msgspec.Raw(b'"stop"')
 EMPTY_LIST = msgspec.Raw(b"[]")
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -65,7 +65,9 @@ class Spoken(msgspec.Struct, frozen=True):
 def speak(accent: Accent, fields: Fields, model: str) -> Spoken:
     """A caller's fields in a provider's accent; `model` is the upstream's id. Raises Unsupported, Refusal."""
     said = Saying(fields)
-    dropped = [name for name in fields if name in accent.drops and fields[name] != NULL]
+    dropped: list[str] = []
+    if not accent.drops.isdisjoint(fields):
+        dropped += [name for name in fields if name in accent.drops and fields[name] != NULL]
     for special in accent.special:
         if re.search(special.models, model):
             dropped += specially(said, special)
@@ -284,7 +286,9 @@ def completed(theirs: msgspec.Raw | None, ours: Any) -> Any:
 def converse(messages: msgspec.Raw, accent: Accent) -> bytes | None:
     """The messages in the accent; None where nothing in them must change. Raises Refusal."""
     text = bytes(messages)
-    if not any(text.find(needle) >= 0 for needle in needles(accent)):
+    plain, others = needles(accent)
+    has_others = text.find(b"_") >= 0 and any(text.find(needle) >= 0 for needle in others)
+    if not has_others and not any(text.find(needle) >= 0 for needle in plain):
         return None
     try:
         said = decode_objects(messages)
@@ -295,18 +299,19 @@ def converse(messages: msgspec.Raw, accent: Accent) -> bytes | None:
         raise invalid("messages", f"are not what they should be: {error}") from None
 
 
-def needles(accent: Accent) -> list[bytes]:
-    """What must stand in the messages for something to change."""
-    found = sorted({REASONING if name.startswith("reasoning") else b'"%b"' % name.encode() for name in unknown(accent)})
+@functools.cache
+def needles(accent: Accent) -> tuple[list[bytes], list[bytes]]:
+    """What must stand in the messages for something to change: without a `_`, of which most prompts have none, and with one."""
+    found = {REASONING if name.startswith("reasoning") else b'"%b"' % name.encode() for name in unknown(accent)}
     if not accent.developer:
-        found.append(b'"developer"')
+        found.add(b'"developer"')
     if accent.call_id:
-        found += [b'"tool_calls"', b'"tool_call_id"']
+        found |= {b'"tool_calls"', b'"tool_call_id"'}
     if not accent.names:
-        found.append(b'"name"')
+        found.add(b'"name"')
     if accent.documents != "file":
-        found.append(b'"file"')
-    return found
+        found.add(b'"file"')
+    return sorted(one for one in found if b"_" not in one), sorted(one for one in found if b"_" in one)
 
 
 def unknown(accent: Accent) -> frozenset[str]:
@@ -398,100 +403,3 @@ def fit_id(id: str, pattern: str) -> str:
         number, place = divmod(number, len(DIGITS))
         made.append(DIGITS[place])
     return "".join(made)
-
-
-# Answers
-
-MARKS = (b'"reasoning"', b'"thinking"', b'"tool_calls"')
-
-
-def understand(accent: Accent, payload: bytes, show_reasoning: bool = True) -> bytes:
-    """A whole answer, or one chunk of a stream, as OpenAI would have said it; the very bytes where it has.
-
-    Reasoning stands in `reasoning_content`, whatever the provider calls it; content is text; finish reasons are
-    OpenAI's. Raises msgspec.DecodeError where the payload is no answer.
-    """
-    if show_reasoning and is_plain(accent, payload):
-        return payload
-    answer = decode_object(payload)
-    choices = answer.get("choices", NULL)
-    if not begins(choices, b"["):
-        return payload
-    pages = decode_any(answer[accent.sources]) if accent.sources in answer else None
-    made = decode_objects(choices)
-    for choice in made:
-        change_choice(choice, accent, show_reasoning, pages)
-    answer["choices"] = msgspec.Raw(encode(made))
-    return encode(answer)
-
-
-def is_plain(accent: Accent, payload: bytes) -> bool:
-    """Is there nothing to change in it?"""
-    if accent.is_plain:
-        return True
-    if any(payload.find(mark) >= 0 for mark in MARKS) or (
-        accent.sources and payload.find(accent.sources.encode()) >= 0
-    ):
-        return False
-    return not any(payload.find(b'"%b"' % reason.encode()) >= 0 for reason in accent.finish)
-
-
-def change_choice(choice: Object, accent: Accent, show_reasoning: bool, pages: Any) -> None:
-    """One choice, changed in place."""
-    finish = choice.get("finish_reason", NULL)
-    for place in ("message", "delta"):
-        if begins(choice.get(place, NULL), b"{"):
-            message = decode_object(choice[place])
-            change_said(message, show_reasoning)
-            has_calls = message.get("tool_calls", NULL) not in (NULL, EMPTY_LIST)
-            if place == "message" and has_calls and finish == STOP:
-                choice["finish_reason"] = msgspec.Raw(b'"tool_calls"')
-            if pages and finish != NULL and "annotations" not in message:
-                message["annotations"] = msgspec.Raw(encode([citation(page) for page in pages if "url" in page]))
-            choice[place] = msgspec.Raw(encode(message))
-    if begins(finish, b'"') and (reason := decode_text(finish)) in accent.finish:
-        choice["finish_reason"] = msgspec.Raw(encode(accent.finish[reason]))
-        choice["native_finish_reason"] = finish
-
-
-def citation(page: Json) -> Json:
-    """A page that the answer rests on, nobody says where."""
-    found = {"url": page["url"], "title": page.get("title") or "", "start_index": 0, "end_index": 0}
-    return {"type": "url_citation", "url_citation": found}
-
-
-def change_said(message: Object, show_reasoning: bool) -> None:
-    """A message or a delta, changed in place."""
-    content = message.get("content", NULL)
-    if begins(content, b"["):
-        text, thought = split_content(decode_any(content))
-        message["content"] = NULL if text is None else msgspec.Raw(encode(text))
-        if thought:
-            message["reasoning_content"] = msgspec.Raw(encode(thought))
-    if message.get("reasoning_content", NULL) == NULL and begins(message.get("reasoning", NULL), b'"'):
-        message["reasoning_content"] = message["reasoning"]
-    if not show_reasoning:
-        for name in ("reasoning_content", "reasoning", "reasoning_details"):
-            message.pop(name, None)
-    calls = message.get("tool_calls", NULL)
-    if begins(calls, b"[") and not has(calls, b'"type"'):
-        made = decode_objects(calls)
-        for call in made:
-            if "id" in call:  # a call begins: Mistral does not say that it is one of a function
-                call["type"] = msgspec.Raw(b'"function"')
-        message["tool_calls"] = msgspec.Raw(encode(made))
-
-
-def split_content(parts: list[Any]) -> tuple[str | None, str]:
-    """Content in parts → its text, None where it has none, and its reasoning."""
-    texts: list[str] = []
-    thoughts: list[str] = []
-    for part in parts:
-        match part:
-            case {"type": "thinking", "thinking": str(thought)}:
-                thoughts.append(thought)
-            case {"type": "thinking", "thinking": list(pieces)}:
-                thoughts += [piece.get("text") or "" for piece in pieces]
-            case {"type": "text", "text": str(text)}:
-                texts.append(text)
-    return ("".join(texts) if texts else None), "".join(thoughts)

@@ -41,8 +41,8 @@ class ForModels(msgspec.Struct, frozen=True):
     adds: Json = {}  # unless the caller has said it
 
 
-class Accent(msgspec.Struct, frozen=True, kw_only=True):
-    """One provider's. Defaults are OpenAI's own ways."""
+class Accent(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One provider's. Defaults are OpenAI's own ways. Itself alone is its equal, so that it can be a key."""
 
     limit: Literal["", "max_tokens", "max_completion_tokens"] = ""  # the one it knows; "" where it knows both
     limit_models: str = ""  # … of models whose id has this pattern in it

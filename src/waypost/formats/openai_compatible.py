@@ -36,7 +36,8 @@ from waypost.completion import (
     fold,
 )
 from waypost.formats import openai_chat
-from waypost.formats.accented import Spoken, speak, split_content
+from waypost.formats.accented import Spoken, speak
+from waypost.formats.accented_answer import split_content
 from waypost.formats.accents import UNKNOWN, Accent
 from waypost.formats.format import Model, Reading, Rendered, StreamParser, encode, failed
 from waypost.formats.openai_chat import NULL, is_context_length

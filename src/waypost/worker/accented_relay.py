@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from waypost.completion import BadAnswer
-from waypost.formats.accented import is_plain, understand
+from waypost.formats.accented_answer import is_plain, understand
 from waypost.formats.accents import Accent
 from waypost.formats.sse import Splitter
 from waypost.records import Usage
