@@ -301,7 +301,7 @@ def converse(messages: msgspec.Raw, accent: Accent) -> bytes | None:
 
 @functools.cache
 def needles(accent: Accent) -> tuple[list[bytes], list[bytes]]:
-    """What must stand in the messages for something to change: without a `_`, of which most prompts have none, and with one."""
+    """What must stand in the messages for something to change: without a `_`, which most prompts have not, and with."""
     found = {REASONING if name.startswith("reasoning") else b'"%b"' % name.encode() for name in unknown(accent)}
     if not accent.developer:
         found.add(b'"developer"')
