@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,16 +26,15 @@ from waypost.console import (
     simulator_socket,
 )
 from waypost.key_options import KeyOptions, describe_amount, describe_limits
+from waypost.model_commands import models
 from waypost.preset_commands import presets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from waypost.config import Config, Price
+    from waypost.config import Config
     from waypost.keys import KeyKind
-    from waypost.listing import NativeRecord
     from waypost.messages import KeyTerms
-    from waypost.worker.catalogue import Facts
 
 app = cyclopts.App(
     "waypost", version=__version__, help="An OpenAI-compatible router for language models that you run yourself."
@@ -47,6 +45,7 @@ app.command(keys)
 ledger = cyclopts.App("ledger", help="The books.")
 app.command(accounts)
 app.command(ledger)
+app.command(models)
 app.command(presets)
 
 Path = pathlib.Path
@@ -121,35 +120,6 @@ def sim(
 
 
 @app.command
-def models(*, config: ConfigOption = None, data: DataOption = None) -> None:
-    """List the models: the configured ones and their chains, and the native ones of known providers."""
-    import asyncio
-
-    from rich.table import Table
-
-    folder = find_data(data)
-    settings = load_config(find_config(config), folder)
-    facts = asyncio.run(learn_facts(settings, folder))
-    table = Table("model", "chain", "context", "input $/M", "output $/M", box=None, header_style="bold")
-
-    def add(name: str, chain: Sequence[str], context: int | None, price: Price | NativeRecord | None) -> None:
-        table.add_row(
-            name,
-            " → ".join(chain),
-            "" if context is None else f"{context:,}",
-            price.input if price else "",
-            price.output if price else "",
-        )
-
-    for name, model in settings.models.items():
-        record = facts.configured.get(name)
-        add(name, model.chain, model.context or (record.context if record else None), model.price or record)
-    for name, records in facts.natives.items():
-        add(name, [f"{record.provider}/{record.id}" for record in records], records[0].context, records[0])
-    show(table)
-
-
-@app.command
 def explain(
     model: str,
     /,
@@ -191,20 +161,6 @@ def explain(
         provider, key, upstream_model = dropped.candidate.lane
         table.add_row("-", provider, key, upstream_model, "", f"{dropped.reason} {dropped.detail}".strip())
     show(table)
-
-
-async def learn_facts(settings: Config, folder: Path) -> Facts:
-    """What the price list knows; nothing, and a line on standard error, where it cannot be asked."""
-    from waypost.keeper.direct import price_list
-    from waypost.link import LinkError, LinkLost
-    from waypost.worker.catalogue import Facts, NoFacts, learn
-
-    try:
-        async with price_list(folder) as ask_list:
-            return await learn(settings, ask_list)
-    except (NoFacts, LinkLost, LinkError, TimeoutError) as error:
-        print(f"waypost: shown without the price list: {error}", file=sys.stderr)
-        return Facts()
 
 
 @keys.command(name="create")

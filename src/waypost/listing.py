@@ -80,3 +80,34 @@ class PriceRecords(Message, frozen=True):
     """A record for each target, in their order; None for what the list does not know."""
 
     rows: tuple[PriceRecord | None, ...]
+
+
+class ReloadPrices(Message, frozen=True):
+    """The data folder has another list: use it from now on. Answered by `ReloadedPrices`, or by `Failed`."""
+
+
+class ReloadedPrices(Message, frozen=True):
+    """`list` names the list that is used now, and its version; every worker has been told before it is said."""
+
+    list: str
+
+
+class ForgetPrices(Message, frozen=True):
+    """Push: drop everything that the price list has said; there is another, and `prices` is what `Welcome` says now."""
+
+    prices: str
+
+
+ListMessage = (
+    FindNative
+    | ListNatives
+    | NativeRecord
+    | NativeRecords
+    | FindPrices
+    | PriceRecord
+    | PriceRecords
+    | ReloadPrices
+    | ReloadedPrices
+    | ForgetPrices
+)
+"""Everything about the list that crosses the link."""

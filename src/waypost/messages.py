@@ -9,16 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from waypost.claims import AskAnswers, ForgetAnswer, TellAnswers
 from waypost.keys import KeyKind, shown
-from waypost.listing import (
-    FindNative,
-    FindPrices,
-    ListNatives,
-    Message,
-    NativeRecord,
-    NativeRecords,
-    PriceRecord,
-    PriceRecords,
-)
+from waypost.listing import ListMessage, Message
 from waypost.preset_messages import PresetMessage
 
 SpendWindow = Literal["day", "month", "total"]
@@ -45,9 +36,13 @@ class Hello(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """The keeper is here, its database answers, and this connection is told what to forget. `version`: a `PROTOCOL`."""
+    """The keeper is here, its database answers, and this connection is told what to forget. `version`: a `PROTOCOL`.
+
+    `prices` changes with the price list: whoever has heard another since has to forget what the list said.
+    """
 
     version: int
+    prices: str = ""
 
 
 class Identify(Message, frozen=True):
@@ -478,13 +473,7 @@ AnyMessage = (
     | AccountRecords
     | VerifyLedger
     | Verified
-    | FindNative
-    | ListNatives
-    | NativeRecord
-    | NativeRecords
-    | FindPrices
-    | PriceRecord
-    | PriceRecords
+    | ListMessage
     | AskAnswers
     | TellAnswers
     | ForgetAnswer

@@ -135,7 +135,7 @@ async def _keep_books(
                 if read_settings is not None:
                     _reload_on_hangup(current, accounts, ledger, read_settings)
                 verify = functools.partial(_verify, database, ledger, current)
-                links = Links(accounts, Prices(time.time), meters, answers, verify)
+                links = Links(accounts, Prices(time.time, data), meters, answers, verify)
                 ledger.on_state.append(lambda _: links.say_trouble(_trouble(ledger, meters)))
                 meters.on_state.append(lambda: links.say_trouble(_trouble(ledger, meters)))
                 metrics = Metrics(functools.partial(_measure, ledger))

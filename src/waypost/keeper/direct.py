@@ -57,10 +57,23 @@ async def price_list(
 
         from waypost.keeper.prices import Prices
 
-        yield Prices(time.time).answer
+        yield Prices(time.time, data).answer
         return
     try:
         yield functools.partial(peer.call, timeout=CALL_SECONDS)
+    finally:
+        peer.close()
+
+
+async def tell(data: pathlib.Path, message: AnyMessage) -> AnyMessage:
+    """The answer of the keeper that runs, None where none does; `Failed` also says that it did not answer."""
+    peer = await _connect(socket_path(data))
+    if peer is None:
+        return None
+    try:
+        return await peer.call(message, CALL_SECONDS)
+    except (LinkLost, LinkError, TimeoutError):
+        return Failed("UNAVAILABLE", f"the keeper of {data} did not answer")
     finally:
         peer.close()
 

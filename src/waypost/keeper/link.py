@@ -13,7 +13,7 @@ from waypost.keeper.meters import Meters
 from waypost.keeper.outcome import Push
 from waypost.keeper.prices import Prices
 from waypost.link import Framed
-from waypost.listing import FindNative, FindPrices, ListNatives
+from waypost.listing import FindNative, FindPrices, ForgetPrices, ListNatives, ReloadedPrices, ReloadPrices
 from waypost.messages import (
     PROTOCOL,
     AnyMessage,
@@ -69,7 +69,7 @@ class Links:
         self._open.add(peer)
         return peer
 
-    async def broadcast(self, pushes: Sequence[Push | ForgetAnswer]) -> None:
+    async def broadcast(self, pushes: Sequence[Push | ForgetAnswer | ForgetPrices]) -> None:
         """Return when every worker's socket has taken `pushes`; a worker that does not read for a second is cut off."""
         for peer in list(self._workers):
             for push in pushes:
@@ -156,6 +156,8 @@ class Links:
             elif isinstance(message, ForgetAnswer):
                 await self.broadcast((message,))
                 reply = Kept(True)
+            elif isinstance(message, ReloadPrices):
+                reply = await self._reload_prices()
             elif isinstance(message, AskAnswers):
                 reply = await self._kept.answer(peer, message)
             elif isinstance(message, ListBreakers):
@@ -168,6 +170,12 @@ class Links:
             logger.exception("a defect in answering %s", type(message).__name__)
             reply = Failed("INTERNAL_ERROR", f"a defect in answering {type(message).__name__}; the keeper's log has it")
         peer.reply(call_id, reply)
+
+    async def _reload_prices(self) -> AnyMessage:
+        reply = await self._prices.reload()
+        if isinstance(reply, ReloadedPrices):
+            await self.broadcast([ForgetPrices(self._prices.stamp)])
+        return reply
 
     async def _welcome(self, peer: Framed, hello: Hello) -> AnyMessage:
         """From here on the worker drops what it held and hears every change: so it must be listed before the answer."""
@@ -186,4 +194,4 @@ class Links:
                 peer.push(self._trouble)
             if self._breakers:
                 peer.push(BreakerNews(tuple(self._breakers.values())))
-        return Welcome(PROTOCOL)
+        return Welcome(PROTOCOL, self._prices.stamp)

@@ -7,15 +7,25 @@ second and some 27 MB, so it is loaded when it is first asked for, in a thread, 
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
 from waypost import providers
-from waypost.listing import FindNative, FindPrices, ListNatives, NativeRecord, NativeRecords, PriceRecord, PriceRecords
+from waypost.keeper import price_file
+from waypost.listing import (
+    FindNative,
+    FindPrices,
+    ListNatives,
+    NativeRecord,
+    NativeRecords,
+    PriceRecord,
+    PriceRecords,
+    ReloadedPrices,
+)
 from waypost.messages import Failed
 from waypost.policy.preferences import without_suffix
 
@@ -28,16 +38,56 @@ NINE_PLACES = Decimal("1e-9")
 """What the configuration takes too; below it the list has nothing but the noise of floats."""
 
 Question = FindNative | ListNatives | FindPrices
+Listed = tuple[list[Any], str]
 Answer = NativeRecords | PriceRecords | Failed
 
 
-class Prices:
-    """Answers messages by the price list. `clock` gives seconds since 1970 UTC: some prices have an hour or a date."""
+def load_list(data: pathlib.Path | None) -> Listed:
+    """The providers of the list in use, and its label: the data folder's, else the one that is installed.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Raises ImportError.
+    """
+    from genai_prices import data_snapshot
+
+    try:
+        stored = price_file.read(data) if data is not None else None
+        if stored is not None:
+            return price_file.parse(stored.providers), stored.label
+    except price_file.PriceListError as error:
+        logger.error("the price list that is installed is used: %s", error)
+    return data_snapshot.get_snapshot().providers, f"genai-prices {price_file.installed()}"
+
+
+class Prices:
+    """Answers messages by the price list of `data`, or the installed one.
+
+    `clock` gives seconds since 1970 UTC: some prices have an hour or a date.
+    """
+
+    def __init__(self, clock: Callable[[], float], data: pathlib.Path | None = None) -> None:
         self._clock = clock
+        self._data = data
         self._list: PriceList | Failed | None = None
         self._turn = asyncio.Lock()
+
+    @property
+    def stamp(self) -> str:
+        """Changes with the list of the data folder."""
+        return price_file.stamp_of(self._data) if self._data is not None else ""
+
+    async def reload(self) -> ReloadedPrices | Failed:
+        """Look into the data folder again. `Failed` UNAVAILABLE if what is there cannot be used."""
+        async with self._turn:
+            return await asyncio.to_thread(self._reload)
+
+    def _reload(self) -> ReloadedPrices | Failed:
+        try:
+            if self._data is not None:
+                price_file.read(self._data)
+            self._list = PriceList(self._data)
+        except (ImportError, price_file.PriceListError) as error:
+            return Failed("UNAVAILABLE", str(error))
+        return ReloadedPrices(self._list.version)
 
     async def answer(self, message: Question) -> Answer:
         """One answer, made in a thread. `Failed` UNAVAILABLE if the list cannot be imported."""
@@ -47,7 +97,7 @@ class Prices:
     def _answer(self, message: Question) -> Answer:
         if self._list is None:
             try:
-                self._list = PriceList()
+                self._list = PriceList(self._data)
             except ImportError as error:
                 logger.error("the price list cannot be loaded, so native model ids are not known: %s", error)
                 self._list = Failed("UNAVAILABLE", f"the price list (genai-prices) cannot be loaded: {error}")
@@ -66,15 +116,12 @@ class Prices:
 class PriceList:
     """The list itself, by our names of providers. Names that it does not know serve nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: pathlib.Path | None = None) -> None:
         """Raises ImportError."""
-        from genai_prices import data_snapshot
-
-        self._everyone = data_snapshot.get_snapshot().providers
+        self._everyone, self.version = load_list(data)
         listed = {provider.id: provider for provider in self._everyone}
         self._listed = {row.name: listed[row.listed] for row in providers.BY_NAME.values() if row.listed in listed}
         self._catalogues: dict[str, Catalogue] = {}
-        self._version = f"genai-prices {importlib.metadata.version('genai-prices')}"
 
     def find(self, model: str, names: Sequence[str], now: datetime) -> tuple[NativeRecord, ...]:
         """A record for each provider that serves `model`, in the order of `names`.
@@ -118,7 +165,7 @@ class PriceList:
         prices = vars(found.get_prices(now))
         rates = {key: steps(price) for key, price in prices.items() if price is not None}
         until = next_change(found.prices, now)
-        return PriceRecord(name, model, found.id, self._version, rates, until, found.context_window)
+        return PriceRecord(name, model, found.id, self.version, rates, until, found.context_window)
 
     def _catalogue(self, name: str) -> Catalogue | None:
         if name not in self._catalogues and name in self._listed:

@@ -89,6 +89,7 @@ class Worker:
             # Those that wait first: they are not to begin when others end.
             on_kill=lambda account: self.idempotency.kill_streams(account) + self.books.kill_streams(account),
             on_preset=lambda news: self.presets.forget(news),
+            on_prices=lambda: self._forget_prices(),
             on_answer=lambda scope: self.cache.forget(scope),
             on_news=lambda news: self.watch.hear(news, self.clock()) if news is not None else self.watch.linked(),
         )
@@ -121,6 +122,13 @@ class Worker:
         self.keepalive = float(settings.server.keepalive)
         self.client_retries = settings.routing.client_retries
         self.retries = RetrySettings(attempts=settings.routing.attempts)
+
+    def _forget_prices(self) -> None:
+        """There is another price list."""
+        self.natives.forget()
+        self.prices.forget()
+        self.snapshot.forget_listed()
+        self.catalogue.learn_anew()
 
     def reload(self, settings: config.Config) -> None:
         """Serve new requests by a new configuration; those in flight keep the old one. Raises config.ConfigError."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from waypost.claims import ForgetAnswer
 from waypost.link import Framed, LinkError, LinkLost
+from waypost.listing import ForgetPrices
 from waypost.messages import (
     PROTOCOL,
     AnyMessage,
@@ -81,6 +82,7 @@ class Link:
         on_kill: Callable[[int], int] = lambda account: 0,
         on_news: Callable[[BreakerNews | None], None] = lambda news: None,
         on_preset: Callable[[ForgetPreset | None], None] = lambda news: None,
+        on_prices: Callable[[], None] = lambda: None,
         on_answer: Callable[[bytes | None], None] = lambda scope: None,
         dice: Callable[[], float] = random.random,
     ) -> None:
@@ -92,6 +94,8 @@ class Link:
         self._on_kill = on_kill
         self._on_news = on_news
         self._on_preset = on_preset
+        self._on_prices = on_prices
+        self._prices: str | None = None  # of which list the worker has heard
         self._on_answer = on_answer
         if leases is not None:
             leases.attach(self)
@@ -189,6 +193,9 @@ class Link:
         self._on_news(None)
         self._on_preset(None)
         self._on_answer(None)
+        if self._prices not in (None, reply.prices):
+            self._on_prices()
+        self._prices = reply.prices
         self._peer = peer
         self._lost.clear()
         self._up.set()
@@ -222,6 +229,9 @@ class Link:
             self._on_news(message)
         elif isinstance(message, ForgetPreset):
             self._on_preset(message)
+        elif isinstance(message, ForgetPrices):
+            self._prices = message.prices
+            self._on_prices()
         elif isinstance(message, KillStreams):
             peer.reply(call_id, KilledStreams(self._on_kill(message.account)))
         elif self._leases is not None:

@@ -22,7 +22,7 @@ Records = tuple[NativeRecord, ...]
 class Natives:
     """A bounded cache of what the keeper said of native ids, known and unknown apart: no typo pushes out a model.
 
-    The list is part of the installation, so what is cached holds while the keeper is away.
+    What is cached holds until there is another list, while the keeper is away too.
     """
 
     def __init__(self, link: Caller, capacity: int = 1000) -> None:
@@ -31,6 +31,7 @@ class Natives:
         self._known: dict[Asked, Records] = {}
         self._unknown: dict[Asked, Records] = {}
         self._flights: dict[Asked, asyncio.Task[Records | None]] = {}
+        self._forgotten = 0
 
     def __len__(self) -> int:
         return len(self._known) + len(self._unknown)
@@ -66,15 +67,19 @@ class Natives:
         """Drop every answer."""
         self._known.clear()
         self._unknown.clear()
+        self._forgotten += 1
 
     async def _ask(self, asked: Asked) -> Records | None:
         providers, model = asked
+        forgotten = self._forgotten
         try:
             answer = await self._link.call(FindNative(model, providers), PATIENCE_SECONDS)
         except KeeperUnavailable:
             return None
         if not isinstance(answer, NativeRecords):
             return None
+        if forgotten != self._forgotten:  # the answer is of before that
+            return await self._ask(asked)
         cache = self._known if answer.rows else self._unknown
         if len(cache) >= self._capacity:
             del cache[next(iter(cache))]

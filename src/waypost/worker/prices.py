@@ -34,6 +34,7 @@ class Prices:
     def __init__(self, link: Caller) -> None:
         self._link = link
         self._known: dict[tuple[str, str], tuple[Listed, float]] = {}
+        self._lists = 0  # how often there was another list
 
     async def find(
         self, snapshot: Snapshot, targets: Iterable[tuple[str, str]], now: float
@@ -48,9 +49,17 @@ class Prices:
         priced = [target for target in asked if target[0] in snapshot.priced]
         missing = tuple(target for target in priced if not self._is_fresh(target, now))
         if missing:
+            lists = self._lists
             await self._ask(missing, now)
+            if lists != self._lists:  # what was known is not any more
+                return await self.find(snapshot, asked, now)
         known = {target: self._known[target][0] for target in priced}
         return {target: known.get(target, UNLISTED) for target in asked}
+
+    def forget(self) -> None:
+        """There is another list."""
+        self._known.clear()
+        self._lists += 1
 
     def _is_fresh(self, target: tuple[str, str], now: float) -> bool:
         known = self._known.get(target)
@@ -58,12 +67,15 @@ class Prices:
 
     async def _ask(self, targets: tuple[tuple[str, str], ...], now: float) -> None:
         """From the keeper; what is known already does while the keeper is away."""
+        lists = self._lists
         call = asyncio.ensure_future(self._link.call(FindPrices(targets)))
         reply: AnyMessage
         try:
             reply = await asyncio.shield(call)
         except KeeperUnavailable as error:
             reply = Failed("UNAVAILABLE", str(error))
+        if lists != self._lists:
+            return
         if not isinstance(reply, PriceRecords):
             if all(target in self._known for target in targets):
                 return

@@ -228,6 +228,11 @@ class Snapshot:
         self.admitted.clear()
         self.routes.clear()
 
+    def forget_listed(self) -> None:
+        """There is another price list: who serves a native id, and at what price, may have changed."""
+        self._impromptu.clear()
+        self.reprice()
+
     def _make_room(self) -> None:
         """Callers may invent names (`provider/anything`): what is kept of them is bounded, their health too."""
         if len(self._impromptu) >= IMPROMPTU or len(self.routes) >= len(self._links) + IMPROMPTU:
