@@ -1,6 +1,6 @@
 """Recorded exchanges at ../shared/wire, and the table of how many of them our formats read.
 
-`python -m tests.formats.recordings` prints the table provider × (parsed, total) of chat answers with status 200.
+`python -m tests.formats.recordings` prints the table provider × (parsed, total) of answers with status 200.
 """
 
 from __future__ import annotations
@@ -109,18 +109,62 @@ def read(provider: str, exchange: Recorded) -> Completion:
     return format.parse_response(exchange.body, Reading())
 
 
-def print_table() -> None:
-    print(f"{'provider':12} parsed total")
+# Who answers a recorded 200 with what is none is not read as an answer: then the next target is tried.
+WHY = {
+    "Unexpected tool call": "the model broke off (UNEXPECTED_TOOL_CALL): there is no answer in it",
+    "Tool call validation failed": "an error inside of a stream that had begun with 200",
+    "Tool choice is required": "an error inside of a stream that had begun with 200",
+    "Token limit reached": "an error inside of a stream that had begun with 200",
+}
+EMBEDDINGS: dict[str, tuple[str, str]] = {
+    "bedrock": ("bedrock_embeddings", r"(embed|profile).*/invoke$"),
+    "cohere": ("cohere_embeddings", r"/embed$"),
+    "vertex": ("gemini_embeddings", r":embedContent$"),
+}
+
+
+class Row(msgspec.Struct):
+    """One line of the table; `unread` has the reason of every answer that is not read, by where it stands."""
+
+    provider: str
+    kind: str
+    total: int
+    unread: dict[str, str] = {}
+
+    def lines(self) -> list[str]:
+        """As docs/formats.md has it: the row, and its exceptions."""
+        reasons = sorted(set(self.unread.values()))
+        counts = [list(self.unread.values()).count(reason) for reason in reasons]
+        row = f"| {self.provider} | {self.kind} | {self.total - len(self.unread)} | {self.total} |"
+        return [
+            row,
+            *(f"- {self.provider}, {count}: {reason}" for count, reason in zip(counts, reasons, strict=True)),
+        ]
+
+
+def read_table() -> list[Row]:
+    rows = []
     for provider in FORMATS:
         exchanges = chats(provider)
-        failures = []
+        row = Row(provider, "chat", len(exchanges), {})
         for exchange in exchanges:
             try:
                 read(provider, exchange)
             except BadAnswer as error:
-                failures.append(f"  {exchange.where}: {error}")
-        print(f"{provider:12} {len(exchanges) - len(failures):6} {len(exchanges):5}")
-        print("\n".join(failures), end="\n" if failures else "")
+                row.unread[exchange.where] = next(why for words, why in WHY.items() if str(error).startswith(words))
+        rows.append(row)
+    for provider, (name, pattern) in EMBEDDINGS.items():
+        parse = importlib.import_module(f"waypost.formats.{name}").parse_embeddings
+        found = [one for one in every(provider) if one.status == 200 and re.search(pattern, one.url.split("#")[0])]
+        assert all(parse(one.body).vectors for one in found)
+        rows.append(Row(provider, "embeddings", len(found)))
+    return rows
+
+
+def print_table() -> None:
+    lines = [row.lines() for row in read_table()]
+    print("| provider | answers | parsed | total |\n|---|---|---|---|")
+    print(*(row for row, *_ in lines), "", *(why for _, *reasons in lines for why in reasons), sep="\n")
 
 
 if __name__ == "__main__":
