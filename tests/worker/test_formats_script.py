@@ -37,10 +37,11 @@ MODELS = {
     "cohere": "cohere/command-a-03-2025",
     "cohere-reasoning": "cohere/command-a-reasoning-08-2025",
     "mistral": "mistral/mistral-large-latest",
+    "openrouter": "openrouter/z-ai/glm-4.6",
 }
 THINKING = {
     "anthropic-budget", "anthropic-adaptive", "gemini-2.5", "gemini-3", "vertex-gemini", "vertex-claude",
-    "bedrock-claude", "cohere-reasoning",
+    "bedrock-claude", "cohere-reasoning", "openrouter",
 }  # fmt: skip
 SEEING = set(MODELS) - {"cohere", "cohere-reasoning"}
 
@@ -56,6 +57,9 @@ keys = ["sk-lab"]
 [providers.mistral]
 base_url = "{base}"
 keys = ["mistral-key"]
+[providers.openrouter]
+base_url = "{base}"
+keys = ["openrouter-key"]
 [providers.azure]
 base_url = "{root}/openai"
 api_version = "2024-10-21"
