@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -92,6 +93,17 @@ def measured(body: bytes) -> tuple[int, int]:
 
 class Pairs(list[tuple[str, Any]]):
     """An object; a list would be an array."""
+
+
+def test_names_are_counted_before_they_are_decoded() -> None:
+    body = b"{%b}" % b",".join(b'"%06x":1' % number for number in range(100_000))
+    tracemalloc.start()
+    try:
+        refusal = refused(parse_object, body)
+        assert refusal is not None and "keys" in refusal.message
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 def is_too_much(body: bytes) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from waypost.errors import Refusal
 from waypost.policy.preferences import (
+    LARGEST,
     NONE,
     SUFFIXES,
     Preferences,
@@ -122,6 +123,15 @@ def test_models() -> None:
         with pytest.raises(Refusal) as refused:
             parse_models(body)
         assert (refused.value.param or "").startswith("models")
+
+
+def test_lists_of_any_length_are_not_decoded_to_be_counted() -> None:
+    for parse, around in ((parse_models, b"%b"), (parse_provider, b'{"order":%b}')):
+        body = around % b'["a"]'
+        parse(body + b" " * (LARGEST - len(body)))
+        with pytest.raises(Refusal) as refused:
+            parse(body + b" " * (LARGEST - len(body) + 1))
+        assert (refused.value.status, refused.value.param) == (400, "provider" if b"order" in body else "models")
 
 
 MODELS = {"route/a", "llama3:8b", "llama3:free", "odd:nitro:free"}

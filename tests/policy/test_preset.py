@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from waypost.errors import Refusal
 from waypost.policy.preset import (
+    REFERENCE_LENGTH,
     REVEALING,
     Body,
     Reference,
@@ -111,6 +112,14 @@ def test_the_field_takes_the_same_forms_and_bare_names(written: object, referenc
 def test_the_field_is_a_string(written: object) -> None:
     refusal = refused(parse_field, msgspec.Raw(json.dumps(written).encode()))
     assert (refusal.failure.code, refusal.param) == ("INVALID_REQUEST", "preset")
+
+
+def test_the_field_is_no_longer_than_names_are() -> None:
+    longest = "coder" + ":a" * ((REFERENCE_LENGTH - 5) // 2) + "b"
+    assert len(longest) == REFERENCE_LENGTH
+    assert parse_field(msgspec.Raw(json.dumps(longest).encode())) is not None
+    refusal = refused(parse_field, msgspec.Raw(json.dumps(longest + "b").encode()))
+    assert (refusal.param, str(REFERENCE_LENGTH) in refusal.message) == ("preset", True)
 
 
 slugs = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True)

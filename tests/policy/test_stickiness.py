@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -72,6 +73,16 @@ def test_developer_is_system() -> None:
 def test_messages_that_are_none_are_the_upstreams_to_refuse(messages: bytes) -> None:
     odd = said(messages)
     assert len(odd.name) == 16 and not odd.has_tool_results
+
+
+def test_a_million_things_that_are_no_messages_take_no_room() -> None:
+    odd = said(b"[%b1]" % (b"1," * 1_000_000))
+    tracemalloc.start()
+    try:
+        assert len(odd.name) == 16 and not odd.has_tool_results
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("role", ["tool", "function"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +15,11 @@ from tests.harness import Answer, Waypost, post, provider, serving
 from tests.http.nonces import fresh_nonce, times_seen
 from tests.sim.running import Running
 from waypost.config import load
+from waypost.formats.openai_chat import parse_request
 from waypost.formats.usage import estimate_tokens
 from waypost.keeper.direct import administer
 from waypost.messages import CreatedKey, CreateKey
+from waypost.worker.history import by_plugin
 
 CONFIG = """
 [server]
@@ -264,6 +267,17 @@ def test_plugins_of_no_shape_are_ignored_as_before(server: Waypost) -> None:
     for plugins in ({}, 3, "context-compression", ["context-compression"], [{"id": 7}]):
         answer = ask(server, "route/plain", talk("Hello", 0), plugins=plugins)
         assert (answer.status, answer.header("x-dropped-params")) == (200, "plugins"), plugins
+
+
+def test_a_million_things_that_are_no_plugins_take_no_room() -> None:
+    body = b'{"model":"m","messages":[],"plugins":[%b1]}' % (b"1," * 1_000_000)
+    request = parse_request(body)
+    tracemalloc.start()
+    try:
+        assert by_plugin(request, 7) == (request, 7)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 WRONG = [

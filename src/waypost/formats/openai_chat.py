@@ -97,7 +97,6 @@ class ChatRequest(msgspec.Struct, frozen=True):
 def parse_request(body: bytes) -> ChatRequest:
     """A body → ChatRequest. Raises Refusal INVALID_REQUEST; `param` names the field."""
     fields = parse_object(body)
-    check_shape(body)
     check_duplicates(body, fields, ONCE, "messages")
     messages = fields.get("messages")
     if messages is None or memoryview(messages)[0] != OPEN_BRACKET:
@@ -139,11 +138,12 @@ def wants_usage(fields: Fields) -> bool:
 
 
 def parse_object(body: bytes) -> Fields:
-    """A JSON object by its top-level fields. Raises Refusal INVALID_REQUEST."""
+    """A JSON object of bearable shape by its top-level fields. Raises Refusal INVALID_REQUEST."""
     if not body:
         raise Refusal("INVALID_REQUEST", "The body is empty; send a JSON object with model and messages.")
     if not body.isascii():
         check_utf8(body)
+    check_shape(body)  # first: two million names would be decoded otherwise, only to be counted
     try:
         return decode_fields(body)
     except msgspec.ValidationError:

@@ -22,6 +22,7 @@ Money = (
     Annotated[float, msgspec.Meta(ge=0, le=1e9)] | Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
 )
 MODELS = 16  # fallbacks that a request may name
+LARGEST = 64 * 1024  # bytes of `provider` or `models`: a list is decoded before it is known to be too long
 NANO = 10**9
 PERCENTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99}
 
@@ -93,6 +94,7 @@ decode_names = msgspec.json.Decoder(Annotated[list[Name], msgspec.Meta(max_lengt
 
 def parse_provider(raw: bytes) -> Preferences:
     """The body's `provider`, JSON → Preferences. Raises Refusal INVALID_REQUEST; `param` names the field."""
+    check_size(raw, "provider")
     try:
         written = decode_written(raw) if raw.strip() != b"null" else Written()
     except msgspec.ValidationError as error:
@@ -118,12 +120,19 @@ def parse_provider(raw: bytes) -> Preferences:
 
 def parse_models(raw: bytes) -> tuple[str, ...]:
     """The body's `models`, JSON → the names in order, each once. Raises Refusal INVALID_REQUEST."""
+    check_size(raw, "models")
     try:
         return tuple(dict.fromkeys(decode_names(raw))) if raw.strip() != b"null" else ()
     except msgspec.ValidationError as error:
         raise invalid("models", error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal("INVALID_REQUEST", f"models: {error}.", param="models") from None
+
+
+def check_size(raw: bytes, field: str) -> None:
+    """Raises Refusal INVALID_REQUEST."""
+    if len(raw) > LARGEST:
+        raise Refusal("INVALID_REQUEST", f"{field}: larger than {LARGEST} bytes.", param=field)
 
 
 def invalid(field: str, error: msgspec.ValidationError) -> Refusal:

@@ -19,6 +19,7 @@ Fields = dict[str, msgspec.Raw]
 
 is_slug = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}").fullmatch
 is_id = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
+REFERENCE_LENGTH = 512  # characters: a model's name, a preset's, and suffixes
 _plain = re.compile(r"(?P<name>[^:@]*)(?::(?P<version>[0-9]{1,9}))?(?P<suffixes>(?::[a-z]+)*)", re.DOTALL).fullmatch
 
 NULL: Final = msgspec.Raw(b"null")
@@ -65,6 +66,8 @@ def parse_field(raw: msgspec.Raw) -> Reference | None:
         raise invalid("preset", "must be a string: a preset's slug or id") from None
     if not text:
         raise invalid("preset", "names no preset; write its slug or id, or leave it out")
+    if len(text) > REFERENCE_LENGTH:
+        raise invalid("preset", f"must be at most {REFERENCE_LENGTH} characters")
     return parse_reference(text) or _parse_behind(text, "", "preset")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -65,8 +65,7 @@ class Turn(msgspec.Struct):
     content: msgspec.Raw = msgspec.Raw(b"")
 
 
-decode_messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
-decode_turn = msgspec.json.Decoder(Turn).decode
+decode_turns = msgspec.json.Decoder(list[Turn]).decode
 decode_text = msgspec.json.Decoder(str).decode
 
 
@@ -131,14 +130,12 @@ def opening(messages: bytes) -> list[bytes]:
     return [system, user]
 
 
-def turns(messages: bytes) -> Iterator[Turn]:
-    """The messages that are objects, in order; what is none is the upstream's to complain about."""
+def turns(messages: bytes) -> list[Turn]:
+    """The messages in order; none where one of them is no message, which is the upstream's to complain about.
+
+    The first that is none ends it: a list of a million numbers is not worth a second of anybody's time.
+    """
     try:
-        raws = decode_messages(messages)
+        return decode_turns(messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return
-    for raw in raws:
-        try:
-            yield decode_turn(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
+        return []

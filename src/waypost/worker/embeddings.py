@@ -13,7 +13,7 @@ from waypost.completion import BadAnswer
 from waypost.errors import Refusal
 from waypost.formats import bedrock_embeddings, cohere_embeddings, gemini_embeddings
 from waypost.formats.format import Model, Rendered, Unsupported
-from waypost.formats.json_gate import check_duplicates, check_shape
+from waypost.formats.json_gate import check_duplicates
 from waypost.formats.openai_chat import (
     GATEWAY_ONLY,
     STEERING,
@@ -155,7 +155,6 @@ async def create_embeddings(worker: Worker, exchange: Exchange) -> None:
 def parse_request(body: bytes) -> ChatRequest:
     """A body as far as admission reads it: a request whose answer takes no tokens. Raises Refusal."""
     fields = parse_object(body)
-    check_shape(body)
     check_duplicates(body, fields, ONCE, "input")
     if "input" not in fields:
         raise Refusal("INVALID_REQUEST", "input: a text, or an array of texts, is required.", param="input")

@@ -42,8 +42,8 @@ class Plugin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     messages: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
+decode_named = msgspec.json.Decoder(list[Named]).decode  # ends at the first that is none, however many there are
 decode_plugins = msgspec.json.Decoder(list[msgspec.Raw]).decode
-decode_named = msgspec.json.Decoder(Named).decode
 decode_plugin = msgspec.json.Decoder(Plugin).decode
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -93,25 +93,18 @@ def by_plugin(request: ChatRequest, most: int) -> tuple[ChatRequest, int]:
     Raises Refusal INVALID_REQUEST.
     """
     try:
-        listed = decode_plugins(request.fields["plugins"])
+        named = decode_named(request.fields["plugins"])
     except UNREADABLE:
         return request, most
-    ours = [number for number, raw in enumerate(listed) if is_ours(raw)]
+    ours = [number for number, plugin in enumerate(named) if plugin.id == PLUGIN]
+    listed = decode_plugins(request.fields["plugins"]) if ours else []
     for number in ours:
         plugin = read_plugin(listed[number], f"plugins[{number}]")
         most = 0 if plugin.enabled is False else plugin.messages or most or MESSAGES
-    if ours and len(ours) == len(listed):
+    if ours and len(ours) == len(named):
         ignored = tuple(name for name in request.ignored if name != "plugins")
         request = msgspec.structs.replace(request, ignored=ignored)
     return request, most
-
-
-def is_ours(raw: msgspec.Raw) -> bool:
-    """Is a plugin `context-compression`?"""
-    try:
-        return decode_named(raw).id == PLUGIN
-    except UNREADABLE:
-        return False
 
 
 def read_plugin(raw: msgspec.Raw, where: str) -> Plugin:

@@ -13,7 +13,7 @@ import msgspec
 from waypost.api.endpoints import Endpoint, permits
 from waypost.api.shapes import Given
 from waypost.errors import Refusal
-from waypost.formats.json_gate import check_duplicates_slowly, check_shape
+from waypost.formats.json_gate import check_duplicates_slowly
 from waypost.formats.openai_chat import parse_object
 from waypost.messages import Identity
 
@@ -79,7 +79,6 @@ def parse_body(kind: type[Given] | None, body: bytes) -> Given | None:
     if kind is None:
         return None
     fields = parse_object(body)
-    check_shape(body)
     check_duplicates_slowly(body, [msgspec.json.encode(name) for name in fields])
     try:
         return msgspec.json.decode(body, type=kind)
