@@ -76,7 +76,7 @@ def test_an_answer_outlives_the_worker_that_stored_it(simulator: Running, stream
         assert not said_in_the_clear(server, asked)
         worker = server.waypost.workers[0]
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: server.waypost.workers and server.waypost.workers[0] != worker, "another worker")
+        wait_until(lambda: [pid for pid in server.waypost.workers if pid != worker], "another worker")
         again = [ask_patiently(server, key, question) for question in questions]
         # A store that does not answer at once is not waited for: then it is a miss, and costs what it costs.
         hits = [(one, other) for one, other in zip(first, again, strict=True) if status_of(other) == "HIT"]
