@@ -38,6 +38,7 @@ from waypost.worker.presets import Presets, expand
 from waypost.worker.prices import Prices
 from waypost.worker.rehearsal import Rehearsal, rehearse
 from waypost.worker.resolve import Resolved, resolve
+from waypost.worker.thinking import with_effort
 from waypost.worker.upstreams import Snapshot
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ async def explain(settings: Config, folder: pathlib.Path, model: str, key: str |
             found = await resolve(Desk(Line(ask)), snapshot, identity, request)
         conversation = Conversation(identity.account, request.fields)
         chosen = choose(found, request, b"", conversation, now)
-        rehearsal = rehearse(chosen.candidates, request, found.asked.preferences.require_parameters)
+        rehearsal = rehearse(
+            chosen.candidates, with_effort(request, found.effort), found.asked.preferences.require_parameters
+        )
         return Explained(request, found, chosen, rehearsal, now)
     finally:
         names.close()

@@ -21,6 +21,8 @@ keys = ["sk-dull"]
 capabilities = {{ reasoning = "none" }}
 [models."route/demo"]
 chain = ["lab/demo"]
+[models."route/magistral"]
+chain = ["mistral/magistral-medium"]
 [models."route/mixed"]
 chain = ["dull/demo", "lab/demo"]
 [models."route/dull"]
@@ -240,3 +242,13 @@ def test_what_costs_is_no_free_variant_and_its_request_comes_back(server: Waypos
         assert (refused.status, refused.code) == (400, "INVALID_REQUEST")
         assert refused.json["error"]["param"] == "model"
     assert [ask(server, key, "route/gratis:free").status for _ in range(3)] == [200, 200, 429]
+
+
+def test_preflight_rehearses_what_will_be_sent(server: Waypost) -> None:
+    def candidates(model: str, **fields: Any) -> Any:
+        with server.connect() as client:
+            client.send(post("/v1/preflight", chat_body(model, "x", **fields), *server.credentials))
+            return client.answer().json["candidates"]
+
+    by_name = candidates("route/magistral:thinking:high")
+    assert by_name == candidates("route/magistral", reasoning_effort="high") != candidates("route/magistral")

@@ -29,7 +29,7 @@ from waypost.worker.history import fitted
 from waypost.worker.presets import expand
 from waypost.worker.rehearsal import Rehearsal, Rehearsed, rehearse
 from waypost.worker.resolve import Resolved, needs, resolve
-from waypost.worker.thinking import has_own_word
+from waypost.worker.thinking import has_own_word, with_effort
 from waypost.worker.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ async def preflight(worker: Worker, exchange: Exchange, identity: Identity) -> s
     limits = judge(worker.books, identity, found, request, tokens, output)
     requires = found.asked.preferences.require_parameters
     account = identity.account_id
-    rehearsal = rehearse(chosen.candidates, request, requires, lambda chat: worker.vault.complete(account, chat))
+    spoken = with_effort(request, found.effort)
+    rehearsal = rehearse(chosen.candidates, spoken, requires, lambda chat: worker.vault.complete(account, chat))
     return describe(request, found, chosen, rehearsal, worker.clock(), (tokens, output, cost), limits)
 
 

@@ -14,8 +14,8 @@ WORDS_INSIDE = ("enabled", "effort", "max_tokens")
 
 
 def with_effort(request: ChatRequest, effort: str) -> ChatRequest:
-    """The request with this `reasoning_effort`, unless it has a word on reasoning of its own."""
-    if has_own_word(request.fields):
+    """The request with this `reasoning_effort`, if there is one, and it has no word on reasoning of its own."""
+    if not effort or has_own_word(request.fields):
         return request
     fields = request.fields | {"reasoning_effort": msgspec.Raw(encode(effort))}
     return msgspec.structs.replace(request, fields=fields)
