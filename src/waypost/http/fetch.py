@@ -30,6 +30,8 @@ MOST_REDIRECTS: Final = 5
 URL_LENGTH: Final = 4096
 PORTS: Final = frozenset({80, 443})
 TRANSLATED: Final = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address behind NAT64
+# Python 3.11 takes these for global: site-local, 6to4's relays, IETF's own, documentation (RFC 3879, 7526, 6890, 9637).
+KEPT_OUT: Final = tuple(map(ipaddress.ip_network, ("fec0::/10", "192.88.99.0/24", "192.0.0.0/24", "3fff::/20")))
 TYPES: Final = ("image/", "audio/", "video/")
 DOCUMENTS: Final = frozenset({"application/pdf", "text/plain", "text/markdown", "text/csv"})
 # What servers that don't know send all the same, by its first bytes.
@@ -69,6 +71,8 @@ def is_public(address: str, port: int) -> bool:
             inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner), port)
+    if any(parsed in network for network in KEPT_OUT):
+        return False
     return port in PORTS and parsed.is_global and not (parsed.is_multicast or parsed.is_reserved)
 
 
