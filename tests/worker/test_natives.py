@@ -28,7 +28,8 @@ from waypost.http.timers import Deadlines
 from waypost.listing import FindNative, ListNatives, NativeRecord, NativeRecords
 from waypost.messages import Failed, Hello
 from waypost.policy.health import Health
-from waypost.worker.catalogue import Facts, NoFacts, cards, learn
+from waypost.worker.cards import render_card
+from waypost.worker.catalogue import Facts, NoFacts, each_card, learn
 from waypost.worker.natives import LONGEST_ID, Natives
 from waypost.worker.prices import Listed
 from waypost.worker.resolve import make_route
@@ -271,7 +272,8 @@ def learnt(settings: config.Config, *rows: NativeRecord, facts: tuple[NativeReco
 
 
 def listed(settings: config.Config, facts: Facts) -> dict[str, dict[str, object]]:
-    return {name: msgspec.json.decode(card) for name, card in cards(settings, facts, 1_700_000_000).items()}
+    made = dict(each_card(settings, facts, 1_700_000_000))
+    return {name: msgspec.json.decode(render_card(card)) for name, card in made.items()}
 
 
 def test_a_native_model_is_listed_with_what_is_known():

@@ -252,7 +252,7 @@ def number(amount: Decimal) -> msgspec.Raw:
 
 
 def price_row(card: Card) -> dict[str, Any]:
-    """A row of `GET /v1/pricing`; null where nobody knows the price. `card` as it is sent, decoded."""
+    """A row of `GET /v1/pricing`; null where nobody knows the price."""
     prices: dict[str, Any] = card.get("pricing") or {}
 
     def million(*path: str) -> msgspec.Raw | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
 from waypost import config
 from waypost.listing import FindNative, ListNatives, NativeRecord, NativeRecords
 from waypost.messages import AnyMessage, Failed
-from waypost.worker.cards import card, native_card, price_row, render_card
+from waypost.worker.cards import Card, card, native_card, price_row, render_card
 from waypost.worker.link import KeeperUnavailable, Link
 from waypost.worker.natives import PATIENCE_SECONDS, Natives
 from waypost.worker.upstreams import Snapshot, bare_ids, listed_providers, priced_providers
@@ -24,8 +25,11 @@ QUIET_SECONDS = 1.0
 
 RETRY_SECONDS = 1.0
 
-LISTS = 100
-"""Lists that are kept ready."""
+LISTS = 16 << 20
+"""Bytes of lists that are kept ready: one of everything that the price list has is about a megabyte."""
+
+AT_ONCE = 16
+"""Cards made in one go, which takes some milliseconds: requests must not wait for a thousand of them."""
 
 Shown = tuple[str, tuple[str, ...] | None]
 """A plan, and the patterns that narrow a key on it."""
@@ -34,7 +38,8 @@ Shown = tuple[str, tuple[str, ...] | None]
 class Catalogue:
     """The models of the current configuration: at first what it says itself, soon what the price list adds.
 
-    `cards`: what is listed, by name, ready to send. Lists of them are made once for everyone who may see the same.
+    `cards`: what is listed, by name, ready to send, and `prices` a row of each. Lists of them are made once for
+    everyone who may see the same.
     """
 
     def __init__(self, link: Link, natives: Natives) -> None:
@@ -42,13 +47,16 @@ class Catalogue:
         self._natives = natives
         self._learning: asyncio.Task[None] | None = None
         self.cards: dict[str, msgspec.Raw] = {}
+        self.prices: dict[str, msgspec.Raw] = {}
         self._lists: dict[tuple[str, Shown], bytes] = {}
+        self._bytes = 0
 
     def adopt(self, settings: config.Config) -> None:
         """Show another configuration."""
         self._settings = settings
         self._created = int(time.time())
-        self._show(cards(settings, Facts(), self._created))
+        made = dict(each_card(settings, Facts(), self._created))
+        self._show({name: render_card(card) for name, card in made.items()}, price_rows(made))
         if self._learning is not None:
             self.close()
             self.start(after=0.0)
@@ -75,12 +83,11 @@ class Catalogue:
 
     def listing(self, shown: Shown) -> bytes:
         """OpenAI's list of the models that a plan allows, and a key on it."""
-        return self._list("models", shown, lambda: {"object": "list", "data": self._seen(shown)})
+        return self._list("models", shown, lambda: {"object": "list", "data": self._seen(self.cards, shown)})
 
     def pricing(self, shown: Shown) -> bytes:
         """What these models cost, a row for each."""
-        rows = (price_row(msgspec.json.decode(card)) for card in self._seen(shown))
-        return self._list("prices", shown, lambda: {"models": list(rows)})
+        return self._list("prices", shown, lambda: {"models": self._seen(self.prices, shown)})
 
     def learn_anew(self) -> None:
         """The price list has changed."""
@@ -88,20 +95,26 @@ class Catalogue:
             self.close()
             self.start(after=0.0)
 
-    def _show(self, cards: dict[str, msgspec.Raw]) -> None:
-        self.cards = cards
+    def _show(self, cards: dict[str, msgspec.Raw], prices: dict[str, msgspec.Raw]) -> None:
+        self.cards, self.prices = cards, prices
+        self._forget_lists()
+
+    def _forget_lists(self) -> None:
         self._lists.clear()
+        self._bytes = 0
 
     def _list(self, what: str, shown: Shown, make: Callable[[], object]) -> bytes:
         made = self._lists.get((what, shown))
         if made is None:
-            if len(self._lists) >= LISTS:
-                self._lists.clear()
-            made = self._lists[what, shown] = msgspec.json.encode(make())
+            made = msgspec.json.encode(make())
+            if self._bytes + len(made) > LISTS:
+                self._forget_lists()
+            self._lists[what, shown] = made
+            self._bytes += len(made)
         return made
 
-    def _seen(self, shown: Shown) -> list[msgspec.Raw]:
-        return [card for name, card in self.cards.items() if is_shown(self._settings, shown, name)]
+    def _seen(self, rendered: dict[str, msgspec.Raw], shown: Shown) -> list[msgspec.Raw]:
+        return [each for name, each in rendered.items() if is_shown(self._settings, shown, name)]
 
     async def _learn(self, after: float) -> None:
         await asyncio.sleep(after)
@@ -115,8 +128,18 @@ class Catalogue:
                 log.warning("models are listed without the price list: %s", error)
                 return
             else:
-                self._show(cards(self._settings, facts, self._created))
+                await self._render(facts)
                 return
+
+    async def _render(self, facts: Facts) -> None:
+        cards: dict[str, msgspec.Raw] = {}
+        prices: dict[str, msgspec.Raw] = {}
+        made = each_card(self._settings, facts, self._created)
+        while some := dict(itertools.islice(made, AT_ONCE)):
+            cards |= {name: render_card(card) for name, card in some.items()}
+            prices |= price_rows(some)
+            await asyncio.sleep(0)
+        self._show(cards, prices)
 
 
 def is_shown(settings: config.Config, shown: Shown, name: str) -> bool:
@@ -179,14 +202,16 @@ def is_native(model: str, settings: config.Config) -> bool:
     return model not in settings.models and model.partition("/")[0] not in settings.providers
 
 
-def cards(settings: config.Config, facts: Facts, created: int) -> dict[str, msgspec.Raw]:
-    """Every model by its name, ready to send. `created` (unix seconds) is when this configuration was read."""
-    found = {
-        name: card(name, model, facts.configured.get(name), settings, created)
-        for name, model in settings.models.items()
-    }
+def each_card(settings: config.Config, facts: Facts, created: int) -> Iterator[tuple[str, Card]]:
+    """Every model by its name. `created` (unix seconds) is when this configuration was read."""
+    for name, model in settings.models.items():
+        yield name, card(name, model, facts.configured.get(name), settings, created)
     own = bare_ids(settings)  # these go to the links that some chain has, and to nobody else
     for name, records in facts.natives.items():
         providers = [link.split("/", 1)[0] for link in own.get(name, ())]
-        found[name] = native_card(name, records, settings, created, providers)
-    return {name: render_card(card) for name, card in found.items()}
+        yield name, native_card(name, records, settings, created, providers)
+
+
+def price_rows(cards: dict[str, Card]) -> dict[str, msgspec.Raw]:
+    """A row of `GET /v1/pricing` for each card, ready to send."""
+    return {name: msgspec.Raw(msgspec.json.encode(price_row(card))) for name, card in cards.items()}
