@@ -177,6 +177,11 @@ class LeaseMachine(RuleBasedStateMachine):
         debts = [worker.units for worker in workers] + [host.meter.free for host in self.hosts]
         return sum(max(0, -units) for units in debts)
 
+    def returning(self, to: Host) -> int:
+        """Units that came back to other hosts after a recall, and of which the store is told a moment later (`tidy`)."""
+        meters = [host.meter for host in self.hosts if host is not to]
+        return sum(max(0, meter.free) for meter in meters if meter.is_recalled)
+
     def move(self, host: Host, move: Move) -> None:
         self.statements += 1
         host.meter.leaves(move)
@@ -259,7 +264,7 @@ class LeaseMachine(RuleBasedStateMachine):
         host, worker = self.pick(host, worker)
         if worker is None:
             return
-        left = worker.limit - self.spent
+        left = worker.limit - self.spent - self.returning(host)
         most = self.highest - self.spent
         untold = self.untold
         if worker.units < need:
