@@ -7,9 +7,9 @@ import re
 
 import msgspec
 
-from waypost.claims import ANSWER_LIMIT
 from waypost import preset_messages
 from waypost.api.endpoints import PRESET
+from waypost.claims import ANSWER_LIMIT
 from waypost.formats.json_gate import DEPTH, DIGITS, KEYS
 from waypost.http.client import HEAD_LIMIT
 from waypost.http.message import Limits

@@ -178,7 +178,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return sum(max(0, -units) for units in debts)
 
     def returning(self, to: Host) -> int:
-        """Units that came back to other hosts after a recall, and of which the store is told a moment later (`tidy`)."""
+        """Units that came back to other hosts after a recall; the store is told a moment later (`tidy`)."""
         meters = [host.meter for host in self.hosts if host is not to]
         return sum(max(0, meter.free) for meter in meters if meter.is_recalled)
 
