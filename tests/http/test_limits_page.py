@@ -15,6 +15,8 @@ from waypost.http.client import HEAD_LIMIT
 from waypost.http.message import Limits
 from waypost.http.pool import PENDING
 from waypost.keeper.store.answers import ACCOUNT_LIMIT, ROOM_SECONDS, ROW
+from waypost.policy.preferences import LARGEST
+from waypost.policy.preset import REFERENCE_LENGTH
 from waypost.worker.idempotency import LONGEST_KEY, UNDELIVERED
 from waypost.worker.relay import BODY_LIMIT, EVENT_LIMIT
 from waypost.worker.sharing import STREAM_LIMIT
@@ -57,6 +59,7 @@ def test_other_limits_are_on_the_page() -> None:
 
 def test_nothing_else_is_on_the_page() -> None:
     own = {"limit", "---", "depth", "keys", "digits", "head", "requests waiting for a connection"}
+    own |= {"the fields provider and models", "the field preset"}
     own |= {"body of an answer that is no stream", "one event of a stream", *KEPT, *OF_PRESETS}
     assert set(rows()) - own == set(Limits.__struct_fields__)
 
@@ -96,3 +99,9 @@ def test_limits_of_kept_answers_are_on_the_page() -> None:
     assert {name: number(page[name]) for name in KEPT} == KEPT
     assert f"with {ROW // 1024} KiB for each" in page["kept answers of one account"]
     assert f"at least every {ROOM_SECONDS:g} seconds" in PAGE
+
+
+def test_the_fields_that_name_others() -> None:
+    page = rows()
+    assert number(page["the fields provider and models"]) == LARGEST
+    assert number(page["the field preset"]) == REFERENCE_LENGTH
