@@ -9,11 +9,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness import Answer, Client, wait_until
-from tests.sim.running import Running
+from tests.sim.running import Running, running
 from tests.worker.caching_server import CONFIG, Row, Server, body, caching, ids, mark, said, status_of
 
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-SLOW = "sim/ttft-600+gap-15+words-30"
+SLOW = "sim/ttft-2000+gap-15+words-30"
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One for these tests alone: its journal is read again and again, so it must not be long."""
+    with running(tmp_path_factory.mktemp("simulator") / "journal.jsonl") as simulator:
+        yield simulator
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +111,7 @@ def test_another_tenant_does_not_join(server: Server) -> None:
 @BOTH
 def test_a_leader_that_fails_before_it_begins_takes_nobody_along(server: Server, stream: bool) -> None:
     key, asked = server.key(), mark()
-    model = f"sim/{asked[6:]}+ttft-500+status-500-50"
+    model = f"sim/{asked[6:]}+ttft-2000+status-500-50"
     while server.ask(key, body("Hello", model), "x-waypost-cache: false").status != 200:
         pass  # every second request to this model fails, and the next is one of them
     request = body(asked, model, stream=stream)
@@ -120,7 +127,7 @@ def test_a_leader_that_fails_before_it_begins_takes_nobody_along(server: Server,
 @BOTH
 def test_all_fail_by_themselves_where_nobody_is_answered(server: Server, stream: bool) -> None:
     key, asked = server.key(), mark()
-    request = body(asked, "sim/ttft-500+status-503", stream=stream)
+    request = body(asked, "sim/ttft-2000+status-503", stream=stream)
     with led(server, key, request, asked) as leader, contextlib.ExitStack() as others:
         followers = [others.enter_context(server.asking(key, request)) for _ in range(3)]
         answers = together([leader, *followers])
@@ -151,7 +158,7 @@ def test_an_answer_that_breaks_off_breaks_off_for_all(server: Server, fault: str
 @BOTH
 def test_the_leader_leaves_and_the_others_have_the_answer(server: Server, stream: bool) -> None:
     key, asked = server.key(), mark()
-    request = body(asked, "sim/ttft-300+gap-15+words-30", stream=stream)
+    request = body(asked, "sim/ttft-2500+gap-15+words-30", stream=stream)
     with led(server, key, request, asked) as leader, contextlib.ExitStack() as others:
         followers = [others.enter_context(server.asking(key, request)) for _ in range(2)]
         until_read(server)
@@ -190,7 +197,7 @@ def until_read(server: Server) -> None:
 
 def test_a_follower_that_leaves_disturbs_nobody(server: Server) -> None:
     key, asked = server.key(), mark()
-    request = body(asked, "sim/ttft-300+gap-10+words-30", stream=True)
+    request = body(asked, "sim/ttft-2500+gap-10+words-30", stream=True)
     with led(server, key, request, asked) as leader, server.asking(key, request) as follower:
         with server.asking(key, request) as leaving:
             leaving.until(b'"content"')
@@ -223,7 +230,7 @@ def test_killed_streams_end_as_streams_do_for_all_of_them(server: Server) -> Non
 
 def test_a_slow_follower_holds_nobody_up_and_is_told_no_lie(server: Server) -> None:
     key, asked = server.key(), mark()
-    request = body(asked, "sim/words-60000+ttft-300", stream=True)  # some 15 MB
+    request = body(asked, "sim/words-60000+ttft-2500", stream=True)  # some 15 MB
     with led(server, key, request, asked) as leader, server.asking(key, request) as follower:
         until_read(server)
         answer = leader.answer()  # while the follower reads nothing
@@ -238,7 +245,7 @@ def test_a_slow_follower_holds_nobody_up_and_is_told_no_lie(server: Server) -> N
 
 def test_too_large_to_be_kept_but_not_to_be_shared(server: Server) -> None:
     key, asked = server.key(), mark()
-    request = body(asked, "sim/words-9000+ttft-300", stream=True)  # some 2 MB: more than is kept
+    request = body(asked, "sim/words-9000+ttft-2500", stream=True)  # some 2 MB: more than is kept
     with led(server, key, request, asked) as leader, server.asking(key, request) as follower:
         answers = together([leader, follower])
     assert [status_of(answer) for answer in answers] == ["MISS", "HIT"] and said(answers[0]) == said(answers[1])
