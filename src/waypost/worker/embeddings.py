@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: one walk like a chat's, with the same admission, books and chain, and without a stream."""
+"""`POST /v1/embeddings`: its part of the walk, which has no stream and no conversation."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from waypost.formats.openai_embeddings import (
 from waypost.http.call import Reply, call
 from waypost.http.client import TIMEOUT, UpstreamFailure, find_header
 from waypost.http.exchange import Exchange, Outlet
+from waypost.http.head import Head
 from waypost.policy.failures import BY_NAME
 from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
@@ -43,13 +44,11 @@ from waypost.provider_settings import Kind
 from waypost.records import Usage
 from waypost.worker.answers import success_headers
 from waypost.worker.books import Entry
-from waypost.worker.caching import recalled, wish_of
 from waypost.worker.credentials import CredentialsUnavailable
-from waypost.worker.idempotency import once
 from waypost.worker.outcome import Outcome, Unanswered, outcome_of_status, quoted
 from waypost.worker.relay import BODY_LIMIT
-from waypost.worker.resolve import Resolved, resolve
-from waypost.worker.serve import end
+from waypost.worker.resolve import Resolved
+from waypost.worker.serve import Operation
 from waypost.worker.tries import NO_TOKEN, UNABLE, ending_of, failed
 from waypost.worker.upstreams import Upstream, openai_path
 
@@ -107,51 +106,6 @@ class OpenaiUsage(msgspec.Struct, frozen=True):
 decode_usage = msgspec.json.Decoder(OpenaiUsage).decode
 
 
-async def create_embeddings(worker: Worker, exchange: Exchange) -> None:
-    """Parse, identify, admit, ask one upstream after the other, settle. The caller gets exactly one ending."""
-    request_id = worker.mint()
-    snapshot = worker.snapshot
-    entry: Entry | None = None
-    try:
-        identity = worker.identities.known(exchange.head) or await worker.identities.identify(
-            exchange.head, exchange.address
-        )
-        request = parse_request(exchange.body)
-        found = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
-        if found is None or request.steers:
-            found = await resolve(worker, snapshot, identity, request)
-        may_wish = exchange.head.has_wishes or snapshot.caching
-        wish = wish_of(snapshot, exchange, identity, request) if may_wish else None
-        if exchange.head.has_wishes:
-            seconds = found.route.deadline
-            shared = await once(worker, exchange, identity.account_id, False, seconds, request_id)
-            if shared is None:
-                return
-            exchange = shared
-        if found.effort:
-            raise Refusal("INVALID_REQUEST", "model: embeddings have no :thinking.", param="model")
-        entry = worker.books.open(identity, request, exchange, found.upstreams, request_id, found.free)
-        if not entry.admit():
-            await entry.admit_slowly()
-        written = worker.journal.synced()
-        if written is not None:
-            await worker.books.on_disk(written)
-        if wish is None:
-            await begun(worker, exchange, entry, request, found, exchange)
-        else:
-            await recalled(worker, exchange, entry, request, found, wish, begun, "embeddings")
-    except Refusal as refusal:
-        end(worker, exchange, refusal, request_id, entry)
-    except asyncio.CancelledError:
-        if entry is not None and exchange.is_gone:
-            entry.ended_early("CLIENT_GONE")
-        restarting = Refusal("UNAVAILABLE", "Waypost is restarting; try again.", retry_after=1)
-        end(worker, exchange, restarting, request_id, entry)
-    except Exception:
-        log.exception("%s failed", request_id.decode())
-        end(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id, entry)
-
-
 def parse_request(body: bytes) -> ChatRequest:
     """A body as far as admission reads it: a request whose answer takes no tokens. Raises Refusal."""
     fields = parse_object(body)
@@ -162,6 +116,13 @@ def parse_request(body: bytes) -> ChatRequest:
     return ChatRequest(
         body, fields, read_model(fields), False, include_usage=False, ignored=(), choices=0, steers=steers
     )
+
+
+def adapted(head: Head, request: ChatRequest, found: Resolved) -> ChatRequest:
+    """As it is. Raises Refusal."""
+    if found.effort:
+        raise Refusal("INVALID_REQUEST", "model: embeddings have no :thinking.", param="model")
+    return request
 
 
 def begun(
@@ -318,3 +279,6 @@ async def send(tried: Try, rendered: Rendered) -> Reply:
     if reply.status != 200:
         raise Unanswered(outcome_of_status(upstream, reply.status, reply.head, reply.body))
     return reply
+
+
+EMBEDDINGS = Operation("embeddings", parse_request, False, adapted, begun)

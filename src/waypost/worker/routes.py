@@ -8,6 +8,7 @@ import logging
 import re
 import urllib.parse
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,12 +19,12 @@ from waypost.http.exchange import Exchange
 from waypost.messages import Identity
 from waypost.worker.answers import JSON, TEXT, cors_lines
 from waypost.worker.catalogue import Shown, is_shown
-from waypost.worker.embeddings import create_embeddings
+from waypost.worker.embeddings import EMBEDDINGS
 from waypost.worker.forward import forward
 from waypost.worker.identity import credential, has_credential
 from waypost.worker.preflight import preflight as explain
 from waypost.worker.resolve import find_route
-from waypost.worker.serve import chat_completions
+from waypost.worker.serve import CHAT, serve
 from waypost.worker.status import render_status
 
 if TYPE_CHECKING:
@@ -214,12 +215,13 @@ LOCAL: dict[str, Answerer] = {
 }
 
 
+OPERATIONS = {"create_chat_completion": CHAT, "create_embeddings": EMBEDDINGS}
+
+
 def handler_of(endpoint: Endpoint) -> Handler:
     """What answers a row. The walk asks for permission itself: there the order of refusals is part of the contract."""
-    if endpoint.name == "create_chat_completion":
-        return chat_completions
-    if endpoint.name == "create_embeddings":
-        return create_embeddings
+    if endpoint.name in OPERATIONS:
+        return partial(serve, operation=OPERATIONS[endpoint.name])
     return guarded(endpoint, kept(endpoint) if endpoint.kept else LOCAL[endpoint.name])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +13,7 @@ from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, parse_request, render_request
 from waypost.formats.usage import estimate_completion
 from waypost.http.exchange import Exchange, Outlet
+from waypost.http.head import Head
 from waypost.policy.chains import Plan
 from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
@@ -21,7 +23,7 @@ from waypost.worker.answers import end_killed, refuse, success_headers, with_his
 from waypost.worker.asking import Asking
 from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
-from waypost.worker.caching import recalled, wish_of
+from waypost.worker.caching import Answerer, recalled, wish_of
 from waypost.worker.guard import Guard
 from waypost.worker.hedge import Race
 from waypost.worker.history import fitted
@@ -41,8 +43,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("waypost.serve")
 
 
-async def chat_completions(worker: Worker, exchange: Exchange) -> None:
-    """`POST /v1/chat/completions`, streaming or not: one path. Whatever happens, the caller gets exactly one ending."""
+class Operation(msgspec.Struct, frozen=True):
+    """What requests to one endpoint have of their own; all else of the walk is the same for all.
+
+    `parse` reads a body as far as admission needs it. `adapt` makes of the request what its suffix, the route or
+    a header wants. `answer` asks the upstreams. All raise Refusal.
+    """
+
+    endpoint: str
+    parse: Callable[[bytes], ChatRequest]
+    has_presets: bool
+    adapt: Callable[[Head, ChatRequest, Resolved], ChatRequest]
+    answer: Answerer
+
+
+async def serve(worker: Worker, exchange: Exchange, operation: Operation) -> None:
+    """One request, streaming or not: one path. Whatever happens, the caller gets exactly one ending."""
     # 1. Parse. llhttp has given method, path, headers and the whole body; the body is decoded in step 3, once it is
     #    known whose it is, so that a stranger costs nothing.
     request_id = worker.mint()
@@ -55,18 +71,17 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
         )
 
         # 3. Expand. Top-level fields are seen, prompts are not touched.
-        request = parse_request(exchange.body)
+        request = operation.parse(exchange.body)
 
         # 4. Admit: the model exists and plan and key include it, so its name stands for a chain of upstreams; and the
         #    limits have room. From here on the books know the request, and it is settled however it ends.
         found = snapshot.admitted.get((identity.kind, identity.plan, identity.models, request.model))
         if found is None or request.steers:
-            request = await expand(worker.presets, snapshot, identity, request)
+            if operation.has_presets:
+                request = await expand(worker.presets, snapshot, identity, request)
             found = await resolve(worker, snapshot, identity, request)
-        if found.effort:
-            request = with_effort(request, found.effort)
-        if found.route.history or exchange.head.has_wishes or request.ignored:
-            request = fitted(exchange.head, request, found.route)
+        if found.effort or found.route.history or exchange.head.has_wishes or request.ignored:
+            request = operation.adapt(exchange.head, request, found)
         # Of the response cache hardly anybody wants anything.
         may_wish = exchange.head.has_wishes or snapshot.caching or request.preset is not None
         wish = wish_of(snapshot, exchange, identity, request) if may_wish else None
@@ -85,9 +100,9 @@ async def chat_completions(worker: Worker, exchange: Exchange) -> None:
 
         # 5. to 7.; a whole answer is settled as it leaves.
         if wish is None:
-            await answer(worker, exchange, entry, request, found, exchange)
+            await operation.answer(worker, exchange, entry, request, found, exchange)
         else:
-            await recalled(worker, exchange, entry, request, found, wish, answer)
+            await recalled(worker, exchange, entry, request, found, wish, operation.answer, operation.endpoint)
 
         # 8. Settle. Every other ending comes through one of these.
     except Refusal as refusal:
@@ -113,7 +128,7 @@ async def answer(
     """One upstream after the other, until one has answered into `outlet`. Raises Refusal if none did."""
     # 5. Route: who is asked, in which order, and how long all of it may take.
     clock, arrived, deadline = worker.clock, exchange.arrived, exchange.arrived + found.route.deadline
-    chosen, trail = route(worker, exchange, entry, request, found, now := clock())
+    chosen, trail = route(worker, exchange, entry, request, found, deadline, now := clock())
 
     def latency_ms() -> int:
         return int((clock() - arrived) * 1000)
@@ -173,7 +188,13 @@ async def answer(
 
 
 def route(
-    worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, found: Resolved, now: float
+    worker: Worker,
+    exchange: Exchange,
+    entry: Entry,
+    request: ChatRequest,
+    found: Resolved,
+    deadline: float,
+    now: float,
 ) -> tuple[Plan, Trail]:
     """Whom to ask, and the accounts of doing so. Raises Refusal where nobody fits."""
     chain, asked = found.route.chain, found.asked
@@ -185,7 +206,7 @@ def route(
     chosen = plan(chain, asked, conversation, now, worker.dice)
     if not chosen.candidates:
         raise nobody(chosen)
-    return chosen, Trail(chosen, conversation, chain.sticky, exchange.arrived + found.route.deadline, worker.retries)
+    return chosen, Trail(chosen, conversation, chain.sticky, deadline, worker.retries)
 
 
 def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes, entry: Entry | None) -> None:
@@ -194,3 +215,13 @@ def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes,
         entry.refused(refusal)
     worker.books.refused(refusal.failure.code)
     refuse(worker, exchange, refusal, request_id)
+
+
+def adapted(head: Head, request: ChatRequest, found: Resolved) -> ChatRequest:
+    """With the reasoning that the model's suffix turns on, and cut where that is wanted. Raises Refusal."""
+    if found.effort:
+        request = with_effort(request, found.effort)
+    return fitted(head, request, found.route)
+
+
+CHAT = Operation("chat/completions", parse_request, True, adapted, answer)
