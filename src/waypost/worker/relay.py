@@ -84,14 +84,13 @@ class Relay(Protocol):
         """The last bytes. Raises UpstreamError where the answer is not whole."""
 
 
-class WholeRelay:
-    """Not streaming: one event, the whole answer."""
+class Collecting:
+    """Not streaming: one event, the whole answer, which is for `end` to make something of."""
 
     is_whole = True
-    __slots__ = ("_parts", "_size", "_stamp", "counted", "done", "observed", "usage")
+    __slots__ = ("_parts", "_size", "counted", "done", "observed", "usage")
 
-    def __init__(self, stamp: Stamp) -> None:
-        self._stamp = stamp
+    def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
         self.usage: msgspec.Raw | None = None
@@ -100,12 +99,22 @@ class WholeRelay:
         self.done = False
 
     def feed(self, data: bytes) -> bytes:
-        """Collect; nothing can be sent before the answer is whole."""
+        """Collect; nothing can be sent before the answer is whole. Raises UpstreamError."""
         self._size += len(data)
         if self._size > BODY_LIMIT:
             raise UpstreamError(f"the upstream's answer is larger than {BODY_LIMIT} bytes")
         self._parts.append(data)
         return b""
+
+
+class WholeRelay(Collecting):
+    """The upstream's answer, stamped."""
+
+    __slots__ = ("_stamp",)
+
+    def __init__(self, stamp: Stamp) -> None:
+        super().__init__()
+        self._stamp = stamp
 
     def end(self) -> bytes:
         """The answer with our id, the caller's model, the provider and the time it took."""

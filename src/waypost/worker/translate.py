@@ -31,7 +31,7 @@ from waypost.completion import (
 from waypost.formats.format import Format, Reading
 from waypost.formats.openai_answer import Stamp, StreamRenderer, render_completion
 from waypost.records import Usage
-from waypost.worker.relay import BODY_LIMIT, UpstreamError
+from waypost.worker.relay import Collecting, UpstreamError
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -65,28 +65,14 @@ class Terms(msgspec.Struct, frozen=True):
     judge: Callable[[Completion], str]
 
 
-class WholeTranslator:
-    """Not streaming: one event, the whole answer."""
+class WholeTranslator(Collecting):
+    """The upstream's answer in OpenAI's words."""
 
-    is_whole = True
-    __slots__ = ("_parts", "_size", "_terms", "counted", "done", "observed", "usage")
+    __slots__ = ("_terms",)
 
     def __init__(self, terms: Terms) -> None:
+        super().__init__()
         self._terms = terms
-        self._parts: list[bytes] = []
-        self._size = 0
-        self.usage: msgspec.Raw | None = None
-        self.counted: Usage | None = None
-        self.observed = 0
-        self.done = False
-
-    def feed(self, data: bytes) -> bytes:
-        """Collect; nothing can be sent before the answer is whole. Raises UpstreamError."""
-        self._size += len(data)
-        if self._size > BODY_LIMIT:
-            raise UpstreamError(f"the upstream's answer is larger than {BODY_LIMIT} bytes")
-        self._parts.append(data)
-        return b""
 
     def end(self) -> bytes:
         """The answer as OpenAI would have given it. Raises UpstreamError."""
