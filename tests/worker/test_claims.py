@@ -17,7 +17,7 @@ from waypost.http.exchange import Exchange
 from waypost.http.timers import Deadlines
 from waypost.messages import Failed
 from waypost.worker.attempt import WAITING
-from waypost.worker.idempotency import HEADER, Idempotency, Keyed, Told, pack, unpack
+from waypost.worker.idempotency import HEADER, REPLAYED, Idempotency, Keyed, Told, pack, unpack
 from waypost.worker.link import KeeperUnavailable
 from waypost.worker.walk import Walk
 
@@ -264,7 +264,9 @@ def test_the_next_one_leads_where_the_first_has_left() -> None:
         first, second = Request(own := cases(keeper)), Request(own)
         first.exchange.cut()
         await settled(second)
+        assert first.result == "waits" and len(keeper.told(Claim)) == 1
         second.result.respond(200, LINES, b"{}")
+        assert second.line.sent.endswith(b"\r\n\r\n{}") and REPLAYED not in second.line.sent
 
     run(work)
 
