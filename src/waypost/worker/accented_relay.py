@@ -28,8 +28,6 @@ def plainly(accent: Accent, payload: bytes, show_reasoning: bool) -> bytes:
 class AccentedWhole(WholeRelay):
     """Not streaming: the whole answer is put right before it is stamped."""
 
-    __slots__ = ("_accent", "_show_reasoning")
-
     def __init__(self, stamp: Stamp, accent: Accent, show_reasoning: bool) -> None:
         super().__init__(stamp)
         self._accent = accent

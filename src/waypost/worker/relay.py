@@ -85,18 +85,18 @@ class Relay(Protocol):
 
 
 class Collecting:
-    """Not streaming: one event, the whole answer, which is for `end` to make something of."""
+    """Not streaming: one event, the whole answer, which is for `end` to make something of.
+
+    Whoever is one begins with `_parts` empty; the rest stands on the class until the end.
+    """
 
     is_whole = True
-    __slots__ = ("_parts", "_size", "counted", "done", "observed", "usage")
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-        self.usage: msgspec.Raw | None = None
-        self.counted: Usage | None = None
-        self.observed = 0
-        self.done = False
+    usage: msgspec.Raw | None = None
+    counted: Usage | None = None
+    observed = 0
+    done = False
+    _parts: list[bytes]
+    _size = 0
 
     def feed(self, data: bytes) -> bytes:
         """Collect; nothing can be sent before the answer is whole. Raises UpstreamError."""
@@ -110,10 +110,8 @@ class Collecting:
 class WholeRelay(Collecting):
     """The upstream's answer, stamped."""
 
-    __slots__ = ("_stamp",)
-
     def __init__(self, stamp: Stamp) -> None:
-        super().__init__()
+        self._parts = []
         self._stamp = stamp
 
     def end(self) -> bytes:

@@ -8,7 +8,6 @@ import logging
 import re
 import urllib.parse
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -221,7 +220,8 @@ OPERATIONS = {"create_chat_completion": CHAT, "create_embeddings": EMBEDDINGS}
 def handler_of(endpoint: Endpoint) -> Handler:
     """What answers a row. The walk asks for permission itself: there the order of refusals is part of the contract."""
     if endpoint.name in OPERATIONS:
-        return partial(serve, operation=OPERATIONS[endpoint.name])
+        operation = OPERATIONS[endpoint.name]
+        return lambda worker, exchange: serve(worker, exchange, operation)
     return guarded(endpoint, kept(endpoint) if endpoint.kept else LOCAL[endpoint.name])
 
 

@@ -68,10 +68,8 @@ class Terms(msgspec.Struct, frozen=True):
 class WholeTranslator(Collecting):
     """The upstream's answer in OpenAI's words."""
 
-    __slots__ = ("_terms",)
-
     def __init__(self, terms: Terms) -> None:
-        super().__init__()
+        self._parts = []
         self._terms = terms
 
     def end(self) -> bytes:
