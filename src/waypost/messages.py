@@ -156,7 +156,10 @@ class Want(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Take(Message, frozen=True):
-    """Push: a worker asks for units. Answered by the `Grant` of the same serial. A meter is in one `Take` at a time."""
+    """Push: a worker asks for units. Answered by the `Grant` of the same serial. A meter is in one `Take` at a time.
+
+    A want of nothing (`ask` is 0) only asks what could be granted. It is not waited for: the `Grant` may be without it.
+    """
 
     serial: int
     wants: tuple[Want, ...]

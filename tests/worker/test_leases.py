@@ -130,6 +130,21 @@ def test_one_of_two_meters_is_full(s):
 
 
 @scene
+def test_what_is_left_of_other_windows_is_heard_with_every_question(s):
+    minute, day = s.lease(), s.lease("a1:requests:month:2026-11")
+    s.take("a", (minute, 1), (day, 1))
+    s.grant(1, Granted(METER, 1, 1, 2), Granted(day.name, 32, 32, 68))
+    s.wire.heard()
+    s.take("b", (minute, 1), (day, 1))
+    assert s.wire.heard() == [Take(2, (Want(METER, 1, 32, 100, ENDS), Want(day.name, 0, 0, 100, ENDS)))]
+    s.grant(2, Granted(METER, 0, 0, 0, refused=True), Granted(day.name, 0, 0, 40))
+    assert s.went == ["a", "b refused"] and (day.units, day.total, day.remaining) == (31, 32, 40)
+    s.take("c", (minute, 1), (day, 1))
+    s.grant(3, Granted(METER, 0, 0, 0, refused=True))  # the keeper need not know
+    assert s.went[2:] == ["c refused"] and day.remaining == 40
+
+
+@scene
 def test_other_accounts_do_not_wait(s):
     mine, yours = s.lease(), s.lease("a2:requests:day:2026-11-22")
     s.take("a", (mine, 1))

@@ -246,11 +246,21 @@ class Meters:
     # Wants
 
     def _take(self, session: Session, take: Take) -> None:
-        if all(self._is_easy(session, want) for want in take.wants):
-            grants = [self._grant(session, self._desks.of(want).meter, want, want.need) for want in take.wants]
-            session.peer.push(Grant(take.serial, tuple(grants)))
+        wants = [want for want in take.wants if want.ask]
+        if all(self._is_easy(session, want) for want in wants):
+            grants = [self._grant(session, self._desks.of(want).meter, want, want.need) for want in wants]
+            session.peer.push(Grant(take.serial, (*grants, *self._shown(session, take))))
         else:
-            self._spawn(self._take_slowly(session, take))
+            self._spawn(self._take_slowly(session, take, wants))
+
+    def _shown(self, session: Session, take: Take) -> list[Granted]:
+        """What is left of the meters that the worker wants nothing of, as far as it is known here."""
+        desks = [(want, self._desks.get(want.meter)) for want in take.wants if not want.ask]
+        return [
+            Granted(want.meter, 0, 0, desk.meter.remaining(min(want.limit, MOST), session.journal))
+            for want, desk in desks
+            if desk is not None and desk.meter.taken is not None
+        ]
 
     def _is_easy(self, session: Session, want: Want) -> bool:
         """Can it be answered without anybody else?"""
@@ -262,11 +272,11 @@ class Meters:
         step = desk.meter.next_step(want.need, min(want.limit, MOST), session.journal, self._by_journal, ())
         return step is Step.GRANT or (step is Step.REFUSE and not self._unsure_of(want.meter))
 
-    async def _take_slowly(self, session: Session, take: Take) -> None:
+    async def _take_slowly(self, session: Session, take: Take, wants: list[Want]) -> None:
         """What is decided leaves before anything else is decided of the same meters: so nobody is asked to return units
         that he has not heard of. Locks are taken in the order of names, which everybody keeps to.
         """
-        wants = sorted(take.wants, key=lambda want: want.meter)
+        wants.sort(key=lambda want: want.meter)
         grants: list[Granted] = []
         async with contextlib.AsyncExitStack() as locks:
             waits_for = "the keeper has just started and has not heard of every worker"
@@ -285,7 +295,7 @@ class Meters:
                 missing = wants[len(grants) :]
                 grants += [_failed(want, waits_for or self._desks.of(want).waits_for) for want in missing]
             if not session.is_lost:
-                session.peer.push(Grant(take.serial, tuple(grants)))
+                session.peer.push(Grant(take.serial, (*grants, *self._shown(session, take))))
 
     async def _decide(self, session: Session, desk: Desk, want: Want) -> Granted:
         """One step after the other until there is enough, or everything has been tried."""

@@ -46,7 +46,7 @@ class Lease:
     """Units of one meter. `units` may be spent by whoever knows the limit; the rest is `Leases`' own.
 
     `limit` is the meter's, as it was when units were last asked for or will be next; `ends` is when its window does, in
-    seconds since 1970 UTC, 0 for never. `remaining` is what the keeper could still have given at the last grant.
+    seconds since 1970 UTC, 0 for never. `remaining` is what the keeper could still have given when last asked.
     """
 
     __slots__ = (
@@ -262,7 +262,13 @@ class Leases:
         now = self._clock()
         # While we are at it, the request's other leases are filled up: they would run out soon after.
         asked = {lease.name: lease for lease, units in needs.items() if lease.units < units + lease.granted // 2}
-        wants = tuple(_want(lease, needs[lease], now) for lease in asked.values())
+        wants = [_want(lease, needs[lease], now) for lease in asked.values()]
+        # Of the others it is told what is left: a refusal states it for every window of requests.
+        wants += [
+            Want(lease.name, 0, 0, lease.limit, lease.ends)
+            for lease in needs
+            if lease.name not in asked and lease.what == "requests"
+        ]
         self._serial += 1
         self._taken += 1
         take = self._takes[self._serial] = _Take(waiters, {name: (lease, lease.limit) for name, lease in asked.items()})
@@ -271,7 +277,7 @@ class Leases:
             if self._dropped.pop(name, None) is not None:
                 self._held[name] = lease
         assert self._link is not None
-        self._link.push(Take(self._serial, wants))
+        self._link.push(Take(self._serial, tuple(wants)))
 
     def _granted(self, message: Grant) -> None:
         take = self._takes.pop(message.serial, None)
@@ -280,6 +286,10 @@ class Leases:
         now = self._clock()
         refused, failures = set(), {}
         for grant in message.grants:
+            if grant.meter not in take.leases:
+                if (known := self._held.get(grant.meter)) is not None:
+                    known.remaining = grant.remaining
+                continue
             lease, limit = take.leases[grant.meter]
             lease.remaining = grant.remaining
             if grant.units:
