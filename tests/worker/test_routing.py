@@ -168,6 +168,8 @@ def test_a_retry_after_that_fits_is_waited_for_and_a_longer_one_is_told(server: 
     answer = ask(server, "waiting/429-retry-after-60")
     assert (answer.status, answer.code) == (429, "UPSTREAM_RATE_LIMITED")
     assert answer.header("retry-after") == "60" and answer.header("x-attempts") == "1"
+    decimals = ask(server, "waiting/429-retry-after-600.5")
+    assert decimals.header("retry-after") == "601" and decimals.header("x-attempts") == "1"
     found = told(server, "waiting/429-retry-after-1")
     assert tried(found) == [("waiting", "limited", 429)] * 3
 

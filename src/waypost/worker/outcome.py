@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
@@ -15,6 +17,8 @@ from waypost.records import Usage
 from waypost.worker.upstreams import Upstream, read_error
 
 QUOTED = 300  # characters of an upstream's words in our own error
+LONGEST_HINT = 1e9  # seconds of a Retry-After that are passed on: what is more is as good as never
+find_number = re.compile(rb"[0-9]+(\.[0-9]*)?").fullmatch
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -111,12 +115,26 @@ def quoted(upstream: Upstream, text: str) -> str:
 
 
 def retry_after(head: bytes) -> int | None:
-    """A Retry-After header in whole seconds, from a number or an HTTP date relative to the answer's own Date."""
-    value = find_header(head, b"retry-after")
-    if value.isdigit():
-        return int(value) if len(value) < 10 else None
+    """What a lower-case head asks for, in whole seconds, never less than it says; None where it says nothing.
+
+    `Retry-After` is a number or an HTTP date (RFC 9110 §10.2.3), which counts from the answer's own Date, or from now
+    where there is none; some write decimals. Azure says it more finely in `retry-after-ms`, which OpenAI's SDKs read
+    first as well.
+    """
+    milliseconds, value = find_header(head, b"retry-after-ms"), find_header(head, b"retry-after")
+    if find_number(milliseconds):
+        return whole_seconds(float(milliseconds) / 1000)
+    if find_number(value):
+        return whole_seconds(float(value))
     try:
-        date = parsedate_to_datetime(find_header(head, b"date").decode("latin-1"))
-        return max(0, int((parsedate_to_datetime(value.decode("latin-1")) - date).total_seconds()))
+        date = parsedate_to_datetime(value.decode("latin-1"))
+        written = find_header(head, b"date").decode("latin-1")
+        since = parsedate_to_datetime(written) if written else datetime.now(UTC)
+        return whole_seconds((date - since).total_seconds())
     except (ValueError, TypeError):
         return None
+
+
+def whole_seconds(seconds: float) -> int:
+    """Rounded up; what is over counts as no time, what never ends as a very long one."""
+    return math.ceil(min(max(0.0, seconds), LONGEST_HINT))
