@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness import Answer, Waypost, chat_body, post, provider, serving, wait_until
 from tests.http.nonces import fresh_nonce, times_seen
-from tests.http.upstream import Asked, Upstream, completion, response, upstream
+from tests.http.upstream import Asked, Upstream, completion, plays, response, upstream
 from tests.sim.running import Running
 from waypost.sim.journal import read_journal
 
@@ -154,6 +154,13 @@ def test_the_contents_own_fault_is_passed_on_and_not_repeated(server: Waypost, f
     answer = ask(server, f"one/{fault}")
     assert (answer.status, answer.code) == (int(fault[-3:]), "INVALID_REQUEST")
     assert answer.header("x-attempts") == "1" and answer.header("x-should-retry") is None
+
+
+def test_who_does_not_stream_is_not_asked_for_it_again(server: Waypost, raw: Upstream) -> None:
+    raw.scripts["whole"] = plays(response(completion("whole")))
+    answer = ask(server, "raw/whole", "x-waypost-metadata: enabled", stream=True)
+    assert (answer.status, answer.code) == (502, "PROVIDER_ERROR")
+    assert tried(answer.json["waypost"]) == [("raw", "broken", 200)], "each would be a whole answer to pay for"
 
 
 def test_a_single_upstream_is_asked_again_after_pauses(server: Waypost, simulator: Running) -> None:

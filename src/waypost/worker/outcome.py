@@ -92,7 +92,8 @@ def outcome_of_status(upstream: Upstream, status: int, head: bytes, body: bytes)
     status, message = complaint.status, upstream.redact(complaint.message)
     if status == 200:
         said = message or "the upstream sent no stream although one was asked for"
-        return Outcome(BY_NAME["error_event"], quoted(upstream, said), status=status)
+        kind = BY_NAME["error_event" if message else "broken"]  # what never streams is not asked again
+        return Outcome(kind, quoted(upstream, said), status=status)
     kind = class_of_status(status, context_length=is_context_length(message, complaint.code))
     if kind.spares == "request":
         message = message or f"The upstream refused the request (HTTP {status})."
