@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from waypost.policy.chains import Candidate, Chain, Plan, Strategy, Target, expand
 from waypost.policy.health import Health
 from waypost.policy.preferences import Preferences
-from waypost.policy.routing import ANYTHING, Asked, plan, refusal
+from waypost.policy.routing import ANYTHING, Asked, eligible, plan, refusal
 from waypost.policy.stickiness import Conversation
 
 NOW = 1000.0
@@ -333,6 +333,7 @@ def test_every_plan(data: st.DataObject) -> None:
     assert len(lanes) == len(set(lanes)) == len(found.names)
     assert not {id(candidate) for candidate in found.candidates} & {id(drop.candidate) for drop in found.dropped}
     wanted = asked.preferences
+    assert set(found.candidates) <= set(eligible(subject, asked))
     for candidate in found.candidates:
         target = candidate.target
         both = {target.provider, f"{target.provider}/{target.model}"}

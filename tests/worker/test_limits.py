@@ -35,6 +35,9 @@ price = {{ input = "2", output = "8" }}
 [models."route/priced-dead"]
 chain = ["sim/status-500"]
 price = {{ input = "2", output = "8" }}
+[models."route/mixed"]
+chain = ["sim/demo", "sim/words-5", "sim/words-6"]
+prices = {{ "sim/demo" = {{ input = "2", output = "1000" }}, "sim/words-5" = {{ input = "0", output = "0" }} }}
 
 [plans.open]
 [plans.daily]
@@ -321,3 +324,18 @@ def test_money_is_reserved_for_the_dearest_that_may_be_tried(server: Waypost) ->
     assert (refused.status, refused.code) == (402, "SPEND_LIMIT_EXCEEDED")
     refused = ask(server, key, "route/priced", max_tokens=100, models=["sim/demo"])
     assert (refused.status, refused.code) == (402, "MODEL_NOT_PRICED")
+
+
+def test_nothing_is_reserved_for_who_may_not_be_tried(server: Waypost) -> None:
+    key = key_on(server, "spend", "preferences")
+    assert ask(server, key, "route/mixed").status == 402
+    for _ in range(2):  # the second time the name is known
+        assert ask(server, key, "route/mixed:free").status == 200
+    for wanted in (
+        {"only": ["sim/words-5"]},
+        {"ignore": ["sim/demo", "sim/words-6"]},
+        {"max_price": {"prompt": 1}},
+        {"order": ["sim/words-5"], "allow_fallbacks": False},
+    ):
+        assert ask(server, key, "route/mixed", provider=wanted).status == 200, wanted
+    assert ask(server, key, "route/mixed", provider={"order": ["sim/words-5"]}).status == 402, "others may take over"

@@ -109,6 +109,17 @@ def consider(chain: Chain, asked: Asked, conversation: Conversation, now: float,
     )
 
 
+def eligible(chain: Chain, asked: Asked) -> list[Candidate]:
+    """Whom a plan of such requests may name: by what the caller says, not yet by what one request brings."""
+    wanted = asked.preferences
+    operators = chain.fallbacks if wanted.allow_fallbacks else ()
+    targets = [keys for link in dict.fromkeys((chain, *asked.models, *operators)) for keys in link.targets]
+    if wanted.order and not wanted.allow_fallbacks:
+        named = frozenset(wanted.order)
+        targets = [keys for keys in targets if is_named(keys[0].target, named)]
+    return [candidate for keys in targets if misfit(keys[0].target, asked) is None for candidate in keys]
+
+
 def strategy_name(chain: Chain, wanted: Preferences) -> str:
     """What decided the order: the caller's `order` or `sort`, else the chain's own strategy."""
     return "order" if wanted.order else f"sort:{wanted.sort}" if wanted.sort else chain.strategy

@@ -16,7 +16,7 @@ from waypost.messages import Identity
 from waypost.policy.chains import Chain, Target, expand
 from waypost.policy.history import MESSAGES
 from waypost.policy.preferences import NONE, effort_of, parse_models, parse_provider, readings, with_suffixes
-from waypost.policy.routing import ANYTHING, Asked
+from waypost.policy.routing import ANYTHING, Asked, eligible
 from waypost.pricing import Price, configured_price
 from waypost.worker.facts import can_be_asked_to_reason
 from waypost.worker.upstreams import Links, Snapshot, Upstream
@@ -80,7 +80,8 @@ async def resolve(sources: Sources, snapshot: Snapshot, identity: Identity, requ
     if not request.steers:
         preferences = with_suffixes(NONE, suffixes)
         asked = Asked(preferences, thinks=bool(effort)) if suffixes else ANYTHING
-        return snapshot.remember(identity, request.model, Resolved(route, asked, route.upstreams, effort, free))
+        found = Resolved(route, asked, may_be_tried([route], asked), effort, free)
+        return snapshot.remember(identity, request.model, found)
     fields = request.fields
     preferences = with_suffixes(parse_provider(bytes(fields["provider"])) if "provider" in fields else NONE, suffixes)
     routes = [route]
@@ -91,10 +92,17 @@ async def resolve(sources: Sources, snapshot: Snapshot, identity: Identity, requ
             raise Refusal("INVALID_REQUEST", f"models: {other[:256]!r}: {suffix}", param="models")
         check_allowed(snapshot, identity, named)
         routes.append(await find_route(sources, snapshot, named))
-    upstreams = dict.fromkeys(upstream for each in routes for upstream in each.upstreams)
     others = tuple(each.chain for each in routes[1:])
     asked = Asked(preferences, parameters=frozenset(fields), models=others, thinks=bool(effort))
-    return Resolved(route, asked, tuple(upstreams), effort, free)
+    return Resolved(route, asked, may_be_tried(routes, asked), effort, free)
+
+
+def may_be_tried(routes: Sequence[Route], asked: Asked) -> tuple[Upstream, ...]:
+    """The upstreams that what the caller says leaves; all of them where it leaves none, which is refused later."""
+    if asked is ANYTHING:
+        return routes[0].upstreams
+    left = dict.fromkeys(candidate.upstream for candidate in eligible(routes[0].chain, asked))
+    return tuple(left or dict.fromkeys(upstream for each in routes for upstream in each.upstreams))
 
 
 # Names
