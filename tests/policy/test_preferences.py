@@ -14,7 +14,9 @@ from waypost.policy.preferences import (
     LARGEST,
     NONE,
     SUFFIXES,
+    TAKES,
     Preferences,
+    Written,
     effort_of,
     parse_models,
     parse_provider,
@@ -96,6 +98,30 @@ def test_refusals_name_the_field(body: bytes, param: str) -> None:
     assert refused.value.failure.code == "INVALID_REQUEST"
     assert refused.value.param == param
     assert refused.value.message.startswith(param)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"sort":"speed"}', "price, throughput, latency"),
+        (b'{"sort":{"by":"speed"}}', "price, throughput, latency"),
+        (b'{"data_collection":"maybe"}', "allow or deny"),
+        (b'{"order":[7]}', "provider.order[0]: order must be a list"),
+        (b'{"max_price":{"prompt":"cheap"}}', "US dollars"),
+        (b'{"preferred_max_latency":{"p42":1}}', "p50, p75, p90 and p99"),
+        (b'{"max_price":{"image":1}}', "provider.max_price.image: max_price must be an object of prompt, completion"),
+        (b'{"zdr":true}', "known are order, only, ignore"),
+        (b"7", "provider: must be an object"),
+    ],
+)
+def test_refusals_say_what_a_field_takes(body: bytes, said: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        parse_provider(body)
+    assert said in refused.value.message
+
+
+def test_every_preference_has_words() -> None:
+    assert {"provider", "models", *Written.__struct_fields__} == TAKES.keys()
 
 
 JSON = st.recursive(

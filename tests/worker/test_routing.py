@@ -310,7 +310,7 @@ def test_prices_that_callers_accept(server: Waypost) -> None:
         ({"provider": {"prefer": 1}}, "provider.prefer"),
         ({"provider": 7}, "provider"),
         ({"models": "route/two"}, "models"),
-        ({"models": ["no/such"]}, "model"),
+        ({"models": ["no/such"]}, "models"),
         ({"models": ["route/two:free"]}, "models"),
         ({"session_id": 7}, "session_id"),
     ],

@@ -66,6 +66,23 @@ class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preferred_min_throughput: Limit | Percentiles | None = None
 
 
+TAKES: dict[str, str] = {
+    "provider": "an object",
+    "order": "a list of provider names, 64 at most",
+    "only": "a list of provider names, 64 at most",
+    "ignore": "a list of provider names, 64 at most",
+    "allow_fallbacks": "true or false",
+    "require_parameters": "true or false",
+    "data_collection": "allow or deny",
+    "sort": "price, throughput, latency, or an object of by and partition",
+    "max_price": "an object of prompt, completion and request, each in US dollars with nine decimals at most",
+    "preferred_max_latency": "seconds > 0, or an object of p50, p75, p90 and p99",
+    "preferred_min_throughput": "tokens a second > 0, or an object of p50, p75, p90 and p99",
+    "models": f"a list of model names, {MODELS} at most",
+}
+"""What each field must be, for callers who wrote something else."""
+
+
 class Preferences(msgspec.Struct, frozen=True):
     """What the planner obeys. Thresholds are pairs of a percentile's share and its value; prices are nano-dollars.
 
@@ -136,14 +153,17 @@ def check_size(raw: bytes, field: str) -> None:
 
 
 def invalid(field: str, error: msgspec.ValidationError) -> Refusal:
-    """A refusal that names the innermost field: `provider.max_price.prompt`, `models[2]`."""
+    """A refusal that names the innermost field, `provider.max_price.prompt` or `models[2]`, and what it takes."""
     message, _, path = str(error).partition(" - at `$")
-    param = field + path.removesuffix("`")
+    place = field + path.removesuffix("`")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL)
-    if unknown is not None:
-        param = f"{param}.{unknown[1][:64]}"
-        message = "no such preference here"
-    return Refusal("INVALID_REQUEST", f"{param}: {message[:1].lower()}{message[1:]}.", param=param)
+    param = f"{place}.{unknown[1][:64]}" if unknown is not None else place
+    if unknown is not None and place == "provider":
+        said = f"there is no such preference here; known are {', '.join(Written.__struct_fields__)}"
+    else:
+        outermost = re.findall("[a-z_]+", place)[:2][-1]
+        said = f"{'' if param.endswith(outermost) else f'{outermost} '}must be {TAKES[outermost]}"
+    return Refusal("INVALID_REQUEST", f"{param}: {said}.", param=param)
 
 
 def nano(money: float | str | None) -> int | None:

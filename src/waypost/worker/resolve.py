@@ -86,15 +86,24 @@ async def resolve(sources: Sources, snapshot: Snapshot, identity: Identity, requ
     preferences = with_suffixes(parse_provider(bytes(fields["provider"])) if "provider" in fields else NONE, suffixes)
     routes = [route]
     for other in parse_models(bytes(fields["models"])) if "models" in fields else ():
-        named, more = await read_name(sources, snapshot, other)
-        if more:
-            suffix = "Suffixes go to `model` alone; say what you prefer in `provider`."
-            raise Refusal("INVALID_REQUEST", f"models: {other[:256]!r}: {suffix}", param="models")
-        check_allowed(snapshot, identity, named)
-        routes.append(await find_route(sources, snapshot, named))
+        routes.append(await find_other(sources, snapshot, identity, other))
     others = tuple(each.chain for each in routes[1:])
     asked = Asked(preferences, parameters=frozenset(fields), models=others, thinks=bool(effort))
     return Resolved(route, asked, may_be_tried(routes, asked), effort, free)
+
+
+async def find_other(sources: Sources, snapshot: Snapshot, identity: Identity, other: str) -> Route:
+    """One of the caller's `models`. Raises as `resolve` does, with `models` as the field at fault."""
+    try:
+        name, suffixes = await read_name(sources, snapshot, other)
+        check_allowed(snapshot, identity, name)
+    except Refusal as refusal:
+        refusal.param = refusal.param and "models"
+        raise
+    if suffixes:
+        message = f"models: {other[:256]!r}: Suffixes go to `model` alone; say what you prefer in `provider`."
+        raise Refusal("INVALID_REQUEST", message, param="models")
+    return await find_route(sources, snapshot, name)
 
 
 def may_be_tried(routes: Sequence[Route], asked: Asked) -> tuple[Upstream, ...]:
