@@ -69,6 +69,11 @@ ROLE = HEAD + event({"role": "assistant", "content": ""})
 END = event({}, "stop") + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 ERROR = chunk(b'data: {"error": {"message": "went wrong", "code": 500}}\n\n') + b"0\r\n\r\n"
 
+USAGE = chunk(
+    b'data: {"id": "u", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],'
+    b' "usage": {"prompt_tokens": 7, "completion_tokens": 60, "total_tokens": 67}}\n\n'
+)
+
 
 def words(*said: str) -> bytes:
     return b"".join(event({"content": word}) for word in said)
@@ -123,7 +128,7 @@ class Pair:
 HEDGED = (
     "silent", "silent-s", "role-s", "first", "first-s", "quick", "quick-s", "falls", "falls-s", "second-falls",
     "second-falls-s", "both", "both-s", "breaks-s", "leaves", "leaves-s", "comments-s", "slow-s", "cached",
-    "tools", "strict",
+    "tools", "strict", "begun-s", "begun-beside-s",
 )  # fmt: skip
 IN_TIME = ("quick", "quick-s", "known")
 
@@ -142,6 +147,7 @@ def pair() -> Iterator[Pair]:
             text += f'[models."h/{model}"]\nchain = {json.dumps(chain)}\nprice = {{ input = "1", output = "1" }}\n'
             text += f"hedge = {50 if model in IN_TIME else LATE}\n" if model != "never" else ""
             text += "strict_tool_pinning = true\n" if model == "strict" else ""
+            text += "min_throughput = 20\n" if model.startswith("begun") else ""
         with serving(text) as server:
             yield Pair(server, one, two)
 
@@ -216,6 +222,41 @@ def test_without_the_setting_nobody_is_asked_beside(pair: Pair) -> None:
         late.open.set()
         assert client.answer().text == "first"
     assert not asked(pair.two, "never")
+
+
+@pytest.mark.parametrize("model", ["begun-s", "begun-beside-s"])
+def test_who_has_begun_to_stream_may_still_lose(pair: Pair, model: str) -> None:
+    """Its first words are held back by the throughput guard: the caller gets none of them, and pays for none."""
+    opening, rest = Gate(), Gate(before=ROLE + words("slow "))
+    is_asked, turn = threading.Event(), threading.Event()
+
+    def begins(sock: socket.socket, asked: Asked) -> bool:
+        return opening(sock, asked) and rest(sock, asked)
+
+    def overtakes(sock: socket.socket, _: Asked) -> bool:
+        is_asked.set()
+        turn.wait(DEADLINE)
+        sock.sendall(ROLE + words(*["quick"] * 60))
+        rest.is_cancelled.wait(DEADLINE)
+        sock.sendall(USAGE + END)
+        return True
+
+    first, second = (begins, overtakes) if model == "begun-s" else (overtakes, begins)
+    with pair.asking(model, first, second, stream=True) as client:
+        assert opening.is_asked.wait(DEADLINE) and is_asked.wait(DEADLINE)
+        opening.open.set()
+        assert rest.is_asked.wait(DEADLINE)
+        time.sleep(0.05)  # for its words to be read; the outcome is the same where they are not
+        turn.set()
+        answer = client.answer()
+        assert rest.is_cancelled.is_set(), "the loser's connection is closed while the other streams"
+    assert answer.text == "quick" * 60 and answer.events[-1] == b"[DONE]"
+    loser, answered = ("one", "two") if model == "begun-s" else ("two", "one")
+    assert sorted(told(answer)) == sorted([(loser, "hedged"), (answered, "")])
+    row, attempts = pair.rows(answer)
+    number = 1 if model == "begun-s" else 2
+    assert row[:4] == (answered, "", 2, 1) and attempts == [(number, loser, "HEDGED")]
+    assert row[4] == 67, "the usage of the one that answered"
 
 
 # Failures while both are under way
