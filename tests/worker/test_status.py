@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.harness import provider, serving
+from tests.sim.running import Running
 from waypost.messages import BreakerNews, BreakerRow
 from waypost.policy.health import Health
 from waypost.worker.status import GRACE, INCIDENTS, Watch
@@ -70,3 +72,20 @@ def test_an_incident_lasts_until_the_breaker_closes_or_nobody_asks() -> None:
         told.open(100.0, ("one", "1", f"m{number}"))
         told.tick(100.0)
     assert len(told.watch.incidents) == INCIDENTS
+
+
+def test_who_has_only_timed_out_is_not_healthy(simulator: Running) -> None:
+    quick = "{ first_byte = 0.2 }"
+    text = provider("late", simulator.base, timeouts=quick) + provider("well", simulator.base)
+    text += '[models.late]\nchain = ["late/hang"]\n[models.both]\nchain = ["late/hang", "well/demo"]\n'
+    with serving(text) as waypost, waypost.connect() as client:
+
+        def shown() -> tuple[dict[str, str], dict[str, str]]:
+            client.send(b"GET /v1/status HTTP/1.1\r\nhost: waypost\r\n\r\n")
+            said = client.answer().json
+            return tuple({each["name"]: each["status"] for each in said[what]} for what in ("providers", "models"))  # type: ignore[return-value]
+
+        assert waypost.ask("late").status == 504
+        assert shown() == ({"late": "unknown", "well": "unknown"}, {"late": "unknown", "both": "unknown"})
+        assert waypost.ask("both").header("x-provider") == "well"
+        assert shown() == ({"late": "unknown", "well": "healthy"}, {"late": "unknown", "both": "healthy"})

@@ -103,6 +103,11 @@ class Breaker:
         self._probe_ends = now + self._settings.probe
         return self._probe
 
+    @property
+    def is_failing(self) -> bool:
+        """Were the latest results failures, all of them?"""
+        return self._consecutive > 0 and sum(self._slots_total) == sum(self._slots_failed)
+
     # Telling
 
     def succeeded(self, permit: int, now: float) -> None:

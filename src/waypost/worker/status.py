@@ -109,7 +109,12 @@ def render_status(snapshot: Snapshot, watch: Watch, now: float, wall: float) -> 
     """`GET /v1/status`. `now` is monotonic, `wall` seconds since 1970 UTC."""
     settings, health = snapshot.settings, snapshot.health
     opened = {lane for lane, breaker in health.breakers.items() if breaker.is_open and breaker.until + GRACE > now}
-    used = {lane[::2] for lane in health.breakers if health.speed(*lane[::2]).latency(now) or lane in opened}
+    used = opened | {
+        lane
+        for lane, breaker in health.breakers.items()
+        if health.speed(*lane[::2]).latency(now) and not breaker.is_failing  # how slow who never answered is, is known
+    }
+    links = {lane[::2] for lane in used}
     return shapes.Status(
         providers=[
             shapes.ProviderStatus(
@@ -120,7 +125,7 @@ def render_status(snapshot: Snapshot, watch: Watch, now: float, wall: float) -> 
             for name in settings.providers
         ],
         models=[
-            shapes.ModelStatus(name, name, tier(settings, name), model_condition(snapshot, name, opened, used))
+            shapes.ModelStatus(name, name, tier(settings, name), model_condition(snapshot, name, opened, links))
             for name in settings.models
         ],
         incidents=[render_incident(incident) for incident in watch.incidents],
@@ -129,7 +134,7 @@ def render_status(snapshot: Snapshot, watch: Watch, now: float, wall: float) -> 
 
 
 def condition(opened: list[Lane], is_used: bool) -> shapes.Condition:
-    """In a word. What nobody has used yet is not known."""
+    """In a word. What nobody has used yet, or with nothing but failures, is not known."""
     return "degraded" if opened else "healthy" if is_used else "unknown"
 
 
