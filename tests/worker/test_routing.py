@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,6 +128,7 @@ FALLS = [
     ("reset-after-headers", "truncated", 200),
     ("sse-error-first", "error_event", 200),
     ("hang", "first_byte_timeout", 0),
+    ("stall-after-1", "idle_timeout", 200),
     ("html-200", "broken", 200),
     ("dribble-20", "total_timeout", 200),
 ]
@@ -185,6 +188,34 @@ def test_the_requests_own_deadline_ends_every_attempt(server: Waypost) -> None:
     answer = ask(server, "route/hasty", "x-waypost-metadata: enabled")
     assert (answer.status, answer.code) == (504, "PROVIDER_TIMEOUT")
     assert [each["error"] for each in answer.json["waypost"]["attempts"]] == ["deadline"]
+
+
+@pytest.fixture(scope="module")
+def mute() -> Iterator[int]:
+    """A port that nobody accepts at, and whose queue is full: connections to it neither stand nor fail."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_connection_in_time_and_whose_time_it_was(mute: int, stream: bool) -> None:
+    text = provider("mute", f"http://127.0.0.1:{mute}/v1", timeouts="{ connect = 0.3 }")
+    text += provider("patient", f"http://127.0.0.1:{mute}/v1", timeouts="{ connect = 50 }")
+    text += '[models.own]\nchain = ["mute/x"]\n[models.all]\nchain = ["patient/x"]\ndeadline = 0.5\n'
+    with serving(text) as waypost:
+        for model, kind, said in (
+            ("own", "connect_timeout", "mute: no connection within 0.3 s"),
+            ("all", "deadline", "patient: the time for the whole request is over"),
+        ):
+            answer = ask(waypost, model, "x-waypost-metadata: enabled", stream=stream)
+            assert (answer.status, answer.code) == (504, "PROVIDER_TIMEOUT")
+            assert [each["error"] for each in answer.json["waypost"]["attempts"]] == [kind]
+            assert answer.json["error"]["message"] == said
 
 
 def test_all_timed_out_is_504(server: Waypost) -> None:

@@ -19,6 +19,7 @@ from waypost.worker.walk import Signal
 log = logging.getLogger("waypost.attempt")
 
 ERROR_LIMIT = 64 * 1024  # bytes of an upstream's error that are read
+OUT_OF_TIME = "the time for the whole request is over"
 WAITING = b": waypost is waiting for the model\n\n"
 
 
@@ -259,13 +260,12 @@ class Attempt:
         self._over.set(outcome)
 
     def _outcome_of(self, failure: UpstreamFailure) -> Outcome:
-        kind = failure.kind
+        kind, message = failure.kind, quoted(self.upstream, failure.message)
         if kind == CLOSED and self.status:
             kind = "truncated"
         elif kind == CONNECT_TIMEOUT and self._deadlines.now + TICK >= self._request_ends:
-            kind = "deadline"
+            kind, message = "deadline", OUT_OF_TIME
         hint = 1 if kind == BUSY else None
-        message = quoted(self.upstream, failure.message)
         return Outcome(BY_NAME[kind], message, self.committed, self.status, retry_after=hint)
 
     def _answered_otherwise(self) -> Outcome:
@@ -284,7 +284,7 @@ class Attempt:
         if self._is_paused:
             limit = NEVER  # the client is slower than the upstream: only the total time goes on
         if now >= self._request_ends:
-            self._give_up(UpstreamFailure("deadline", "the time for the whole request is over"))
+            self._give_up(UpstreamFailure("deadline", OUT_OF_TIME))
         elif now >= self._ends:
             self._give_up(UpstreamFailure("total_timeout", f"no whole answer within {timeouts.total:g} s"))
         elif now >= limit:
