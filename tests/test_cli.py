@@ -329,6 +329,11 @@ prices = { "one/big" = { input = "2", output = "2" }, "two/big" = { input = "0",
 models = ["route/y"]
 [models."route/y"]
 chain = ["two/small"]
+[models."route/drawn"]
+chain = ["one/big", "two/big"]
+strategy = "weighted"
+weights = [3, 0]
+models = ["route/x"]
 [plans.all]
 [plans.none]
 models = ["route/z"]
@@ -349,6 +354,17 @@ def test_explain_shows_the_order_and_who_is_left_out(routes: Shell) -> None:
     free = routes.good("explain", "route/x:free")
     assert free.count("free not free") == 3
     assert "INVALID_MODEL" in routes.bad("explain", "route/none")
+
+
+def test_explain_shows_what_it_costs_and_how_often_it_is_drawn(routes: Shell) -> None:
+    told = routes.good("explain", "route/x:nitro").splitlines()
+    assert "tokens of answer" not in told[0], "the price of route/y is not known"
+    assert [line.split()[5:] for line in told if " two " in line and "route/x" in line] == [["0", "0", "closed"]]
+    assert ", up to $0.00 for" in routes.good("explain", "route/x:free").splitlines()[0]
+    drawn = [line.split() for line in routes.good("explain", "route/drawn").splitlines()]
+    weighted = [(row[1], " ".join(row[5:-1])) for row in drawn if row[4] == "route/drawn"]
+    assert sorted(weighted) == [("one", "3, key 1"), ("one", "3, key 1"), ("two", "0")]
+    assert [row[5:] for row in drawn if row[4] == "route/y"] == [["closed"]]
 
 
 def test_explain_as_a_key_obeys_its_plan(routes: Shell) -> None:

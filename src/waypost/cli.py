@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from waypost.config import Config
     from waypost.keys import KeyKind
     from waypost.messages import KeyTerms
+    from waypost.policy.chains import Candidate
 
 app = cyclopts.App(
     "waypost", version=__version__, help="An OpenAI-compatible router for language models that you run yourself."
@@ -137,6 +138,7 @@ def explain(
 
     from waypost.errors import Refusal
     from waypost.explain import explain as explain_route
+    from waypost.explain import prices
     from waypost.worker.preflight import state_of
 
     folder = find_data(data)
@@ -146,20 +148,26 @@ def explain(
     except Refusal as refusal:
         fail(f"{refusal.failure.code}: {refusal.message}")
     plan, chain, seconds = explained.plan, explained.found.route.chain, explained.found.route.deadline
-    print(f"{model} is {explained.preset}{chain.name}, {plan.strategy}, {seconds:g} s for all attempts")
-    deaf = ["not told"] if any(each.dropped for each in explained.rehearsal.able) else []
-    table = Table("", "provider", "key", "model", "of", "breaker", *deaf, box=None, header_style="bold")
+    print(f"{model} is {explained.preset}{chain.name}, {plan.strategy}, {seconds:g} s for all attempts{explained.cost}")
+    able = explained.rehearsal.able
     names = dict(zip((candidate.lane for candidate in plan.candidates), plan.names, strict=True))
-    for number, each in enumerate(explained.rehearsal.able, 1):
-        provider, key, upstream_model = each.candidate.lane
+    deaf = ["not told"] if any(each.dropped for each in able) else []
+    weights = {each.candidate: explained.weight(each.candidate, names[each.candidate.lane]) for each in able}
+    drawn = ["weight"] if any(weights.values()) else []
+    heads = ("", "provider", "key", "model", "of", *drawn, "input $/M", "output $/M", "breaker", *deaf)
+    table = Table(*heads, box=None, header_style="bold")
+
+    def add(place: str, candidate: Candidate, of: str, *more: str) -> None:
+        weight = [weights.get(candidate, "") for _ in drawn]
+        table.add_row(place, *candidate.lane, of, *weight, *prices(candidate), *more)
+
+    for number, each in enumerate(able, 1):
         state = state_of(each.candidate, explained.now)
-        row = [str(number), provider, key, upstream_model, names[each.candidate.lane], state]
-        table.add_row(*row, *(", ".join(each.dropped) for _ in deaf))
+        add(str(number), each.candidate, names[each.candidate.lane], state, *(", ".join(each.dropped) for _ in deaf))
     for candidate, why in explained.rehearsal.unable:
-        table.add_row("-", *candidate.lane, "", f"unable: {why}")
+        add("-", candidate, "", f"unable: {why}")
     for dropped in plan.dropped:
-        provider, key, upstream_model = dropped.candidate.lane
-        table.add_row("-", provider, key, upstream_model, "", f"{dropped.reason} {dropped.detail}".strip())
+        add("-", dropped.candidate, "", f"{dropped.reason} {dropped.detail}".strip())
     show(table)
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waypost.config import Config
+from waypost.dollars import render_decimal, render_dollars
 from waypost.errors import Refusal
 from waypost.formats.openai_chat import ChatRequest, decode_text, parse_request
+from waypost.formats.usage import estimate_tokens
 from waypost.http.pool import Names
 from waypost.http.timers import Deadlines
 from waypost.keeper.direct import administer, price_list
@@ -28,12 +30,14 @@ from waypost.messages import (
     ListBreakers,
     ShowKey,
 )
+from waypost.policy.admission import OUTPUT_RESERVE
 from waypost.policy.breaker import BreakerState
+from waypost.policy.chains import Candidate
 from waypost.policy.health import Health
 from waypost.policy.stickiness import Conversation
 from waypost.worker.link import KeeperUnavailable
 from waypost.worker.natives import Natives
-from waypost.worker.preflight import choose
+from waypost.worker.preflight import choose, worst_cost
 from waypost.worker.presets import Presets, expand
 from waypost.worker.prices import Prices
 from waypost.worker.rehearsal import Rehearsal, rehearse
@@ -102,6 +106,27 @@ class Explained(msgspec.Struct, frozen=True):
         if preset is None:
             return ""
         return f"the preset {decode_text(preset.shown)}, version {preset.version}, for "
+
+    @property
+    def cost(self) -> str:
+        """What is reserved for a short question, in words behind others; empty where a price is not known."""
+        tokens = estimate_tokens(self.request.body)
+        cost = worst_cost(self.found.upstreams, tokens, OUTPUT_RESERVE)
+        answer = f"{OUTPUT_RESERVE:,} tokens of answer"
+        return f", up to ${render_dollars(cost)} for a short question and {answer}" if cost is not None else ""
+
+    def weight(self, candidate: Candidate, of: str) -> str:
+        """How often it is drawn: its link by the model's own strategy, and its key; empty where nothing is drawn."""
+        draws = self.plan.strategy == "weighted" and of == self.found.route.chain.name
+        link = f"{candidate.target.weight:g}" if draws else ""
+        key = f"key {candidate.weight:g}" if len(candidate.target.keys) > 1 else ""
+        return ", ".join(filter(None, (link, key)))
+
+
+def prices(candidate: Candidate) -> tuple[str, str]:
+    """US dollars for a million tokens in and out; empty where they are not known."""
+    known = candidate.target.prices
+    return (render_decimal(known[0]), render_decimal(known[1])) if known is not None else ("", "")
 
 
 async def explain(settings: Config, folder: pathlib.Path, model: str, key: str | None) -> Explained:
