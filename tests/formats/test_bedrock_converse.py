@@ -530,6 +530,15 @@ def test_turns_alternate() -> None:
         body({"role": "user", "content": ""})
 
 
+def test_a_conversation_begins_with_the_user() -> None:
+    greeting = {"role": "assistant", "content": "How can I help?"}
+    for before in ([], [{"role": "system", "content": "S"}], [{"role": "user", "content": " "}]):
+        turns = body(*before, greeting, HELLO, model=NOVA)["messages"]
+        assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+        assert turns[0]["content"] == [{"text": "."}]
+    assert body(greeting, HELLO)["messages"][0]["role"] == "assistant"
+
+
 def test_an_answer_begun_by_the_caller() -> None:
     begun = {"role": "assistant", "content": "It is "}
     assert body(HELLO, begun)["messages"][1]["content"] == [{"text": "It is"}]

@@ -99,6 +99,8 @@ class Conversation:
             self.system = []
         elif self.turns[-1]["role"] == "assistant":
             self._check_prefill()
+        if self.turns[0]["role"] == "assistant" and self._model.family != "claude":
+            self.turns.insert(0, {"role": "user", "content": [STAND_IN]})  # only Claude may have begun it
         self._finish_turns()
 
     # Turns
