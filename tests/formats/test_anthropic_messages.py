@@ -377,6 +377,11 @@ def test_a_forced_tool_goes_before_thinking_with_a_budget() -> None:
     assert made["thinking"]["type"] == "adaptive" and request.dropped == ()
 
 
+def test_an_answer_begun_by_the_caller_goes_before_thinking_with_a_budget() -> None:
+    made, request = rendered(HELLO, {"role": "assistant", "content": "It is"}, reasoning={"max_tokens": 2000})
+    assert "thinking" not in made and request.dropped == ("reasoning",)
+
+
 def called(**more: Any) -> list[Json]:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     return [HELLO, {"role": "assistant", "tool_calls": [call], **more}, {"role": "tool", "tool_call_id": "c"}]

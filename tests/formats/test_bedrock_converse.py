@@ -385,6 +385,11 @@ def test_a_forced_tool_excludes_a_budget() -> None:
     assert "additionalModelRequestFields" not in made and request.dropped == ("reasoning_effort",)
 
 
+def test_an_answer_begun_by_the_caller_excludes_a_budget() -> None:
+    made, request = rendered(HELLO, {"role": "assistant", "content": "It is"}, reasoning_effort="high")
+    assert "additionalModelRequestFields" not in made and request.dropped == ("reasoning_effort",)
+
+
 def test_a_turn_that_began_without_thought_goes_on_so() -> None:
     made, request = rendered(HELLO, CALLED, RESULT, tools=[TOOL], reasoning_effort="high")
     assert "additionalModelRequestFields" not in made and request.dropped == ("reasoning_effort",)

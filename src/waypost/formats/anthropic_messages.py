@@ -217,10 +217,12 @@ def past_tools(conversation: Conversation, names: Names, has_tools: bool) -> lis
 def possible_thinking(
     thinking: Thinking, chat: Chat, model: Model, conversation: Conversation, choice: dict[str, Any] | None
 ) -> Thinking | None:
-    """None where it can't be: a budget excludes a forced tool, and a turn under way must have begun with thinking."""
+    """None where it can't be: a budget excludes a forced tool and an answer that the caller has begun, and a turn under
+    way must have begun with thinking."""
     if not thinking.on or model.reasoning != "budget":
         return thinking
-    if choice is not None and choice["type"] in ("any", "tool"):
+    is_forced = choice is not None and choice["type"] in ("any", "tool")
+    if is_forced or conversation.turns[-1]["role"] == "assistant":
         return None
     return thinking if is_begun_with_thought(conversation.turns) else None
 

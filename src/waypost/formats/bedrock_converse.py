@@ -111,10 +111,11 @@ def unheard(chat: Chat) -> list[str]:
 def possible_thinking(
     thinking: Thinking, model: BedrockModel, conversation: Conversation, choice: Block | None
 ) -> Thinking | None:
-    """None where it can't be: a budget excludes a forced tool, and a turn under way must have begun with thinking."""
+    """None where it can't be: a budget excludes a forced tool and an answer that the caller has begun, and a turn under
+    way must have begun with thinking."""
     if not thinking.on or model.family != "claude" or model.reasoning != "budget":
         return thinking
-    if choice is not None:
+    if choice is not None or conversation.turns[-1]["role"] == "assistant":
         return None
     return thinking if is_begun_with_thought(conversation.turns) else None
 
