@@ -289,6 +289,10 @@ def test_arguments_whatever_a_model_wrote(text: str, expected: Json) -> None:
             {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": "AAAA"}},
         ),
         (
+            {"type": "image_url", "image_url": {"url": "data:image/jpg;base64,AAAA"}},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": "AAAA"}},
+        ),
+        (
             {"type": "image_url", "image_url": {"url": "data:application/pdf;base64,AAAA"}},
             {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}},
         ),

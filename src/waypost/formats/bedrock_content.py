@@ -40,7 +40,7 @@ OPAQUE = "bedrock"  # the key in `extra_content`
 POINT = "cachePoint"
 STAND_IN = {"text": "."}  # where a turn or its text may not be missing
 NO_OUTPUT = "(no output)"
-PICTURES = {"image/png": "png", "image/jpeg": "jpeg", "image/jpg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
+PICTURES = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
 OFFICE = "application/vnd.openxmlformats-officedocument."
 DOCUMENTS = {
     "application/pdf": "pdf", "text/csv": "csv", "application/msword": "doc", "application/vnd.ms-excel": "xls",

@@ -192,13 +192,17 @@ def last_cache_control(parts: Sequence[Part], own: CacheControl | None) -> Cache
 
 
 def split_data_url(url: str) -> tuple[str, str] | None:
-    """data:image/png;base64,… → ("image/png", base64 text); None where it is no such URL. Raises Refusal."""
+    """data:image/png;base64,… → ("image/png", base64 text); None where it is no such URL. Raises Refusal.
+
+    image/jpg, which many clients write and no registry has, is image/jpeg.
+    """
     if url[:5].lower() != "data:":
         return None
     found = DATA_URL.match(url)
     if found is None or ";base64" not in found[2].lower():
         raise invalid("messages", "a data URL must be data:TYPE;base64,DATA")
-    return found[1].lower() or "text/plain", url[found.end() :]
+    media_type = found[1].lower() or "text/plain"
+    return "image/jpeg" if media_type == "image/jpg" else media_type, url[found.end() :]
 
 
 def parse_arguments(text: str) -> msgspec.Raw:
