@@ -373,6 +373,13 @@ def test_reasoning(model: Model, fields: Json, thinking: Any, effort: str | None
     assert made["max_tokens"] == max_tokens
 
 
+def test_a_wish_to_think_that_a_model_cannot_have_is_named() -> None:
+    old = known_model("claude-3-5-sonnet-latest")
+    assert rendered(model=old, reasoning_effort="high")[1].dropped == ("reasoning_effort",)
+    assert rendered(model=old, thinking={"type": "enabled", "budget_tokens": 2000})[1].dropped == ("reasoning",)
+    assert rendered(model=old, reasoning_effort="none")[1].dropped == ()
+
+
 def test_a_forced_tool_goes_before_thinking_with_a_budget() -> None:
     made, request = rendered(tools=[TOOL], tool_choice="required", reasoning_effort="high")
     assert made["tool_choice"] == {"type": "any"} and "thinking" not in made

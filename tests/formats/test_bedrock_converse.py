@@ -369,6 +369,12 @@ def test_thinking_in_each_familys_spelling() -> None:
     assert fields_of(model=GPT, reasoning_effort="none") == {"reasoning_effort": "low"}
 
 
+def test_a_wish_to_think_that_a_model_cannot_have_is_named() -> None:
+    assert rendered(model=NOVA, reasoning_effort="low")[1].dropped == ("reasoning_effort",)
+    assert rendered(model=NOVA, reasoning={"enabled": True})[1].dropped == ("reasoning",)
+    assert rendered(model=NOVA, reasoning_effort="none")[1].dropped == ()
+
+
 def test_a_budget_leaves_room_for_words() -> None:
     made, request = rendered(reasoning_effort="high", max_tokens=4000, temperature=0.3, top_k=3)
     assert made["additionalModelRequestFields"]["thinking"]["budget_tokens"] == 3200

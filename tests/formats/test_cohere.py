@@ -440,7 +440,9 @@ def test_thinking() -> None:
     assert body(model=REASONING, reasoning={"max_tokens": 7})["thinking"] == {"type": "enabled", "token_budget": 7}
     assert body(model=REASONING, reasoning={"enabled": True})["thinking"] == {"type": "enabled"}
     assert body(model=REASONING, reasoning_effort="none")["thinking"] == {"type": "disabled"}
-    assert "thinking" not in body(model=REASONING) and "thinking" not in body(reasoning_effort="high")
+    assert "thinking" not in body(model=REASONING)
+    made, request = rendered(reasoning_effort="high")
+    assert "thinking" not in made and request.dropped == ("reasoning_effort",)
 
 
 def test_a_turn_with_calls() -> None:

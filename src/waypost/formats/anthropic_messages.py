@@ -28,7 +28,9 @@ from waypost.formats.format import (
     Unsupported,
     encode,
     settle_thinking,
+    unheard_wish,
     unknown_fields,
+    wish_to_think,
 )
 
 __all__ = ["known_model", "parse_error", "parse_response", "render_request", "stream_parser"]
@@ -50,7 +52,7 @@ def render_request(chat: Chat, model: Model) -> Rendered:
     """A request for Claude. Raises Unsupported, Refusal."""
     if chat.n > 1:
         raise Unsupported("n", f"{model.id} gives one answer at a time")
-    dropped = [*unknown_fields(chat), *unheard(chat)]
+    dropped = [*unknown_fields(chat), *unheard(chat), *unheard_wish(chat, model)]
     names = Names("a-zA-Z0-9_-", 64)
     answer = Answer(chat, model, names)
     conversation = Conversation(model, names)
@@ -63,7 +65,7 @@ def render_request(chat: Chat, model: Model) -> Rendered:
     add_instructions(body, conversation.system)
     thinking = possible_thinking(settle_thinking(chat, model), chat, model, conversation, choice)
     if thinking is None:
-        dropped.append("reasoning_effort" if chat.reasoning.effort else "reasoning")
+        dropped.append(wish_to_think(chat))
     add_thinking(body, chat, model, thinking or Thinking(False))
     dropped += add_sampling(body, chat, model)
     if tools:

@@ -29,7 +29,9 @@ from waypost.formats.format import (
     Unsupported,
     encode,
     settle_thinking,
+    unheard_wish,
     unknown_fields,
+    wish_to_think,
 )
 
 __all__ = ["known_model", "parse_error", "parse_response", "render_request", "stream_parser"]
@@ -51,7 +53,7 @@ def render_request(chat: Chat, model: Model) -> Rendered:
     ours = as_bedrock(model)
     if chat.n > 1:
         raise Unsupported("n", f"{model.id} gives one answer at a time")
-    dropped = [*unknown_fields(chat, OWN), *unheard(chat)]
+    dropped = [*unknown_fields(chat, OWN), *unheard(chat), *unheard_wish(chat, ours)]
     names = Names("a-zA-Z0-9_-", 64)
     answer = Answer(chat, ours, names)
     conversation = Conversation(ours, names)
@@ -67,7 +69,7 @@ def render_request(chat: Chat, model: Model) -> Rendered:
         body["system"] = conversation.system
     thinking = possible_thinking(settle_thinking(chat, ours), ours, conversation, answer.choice)
     if thinking is None:
-        dropped.append("reasoning_effort" if chat.reasoning.effort else "reasoning")
+        dropped.append(wish_to_think(chat))
         thinking = Thinking(False)
     add_inference(body, chat, ours, thinking, dropped)
     add_own_fields(body, chat, ours, thinking, dropped)

@@ -38,6 +38,7 @@ from waypost.formats.format import (
     parts_of,
     settle_thinking,
     text_of,
+    unheard_wish,
     unknown_fields,
 )
 
@@ -78,7 +79,7 @@ def render_request(chat: Chat, model: Model) -> Rendered:
     """A request for Cohere. Raises Unsupported, Refusal."""
     if chat.n > 1:
         raise Unsupported("n", f"{model.id} gives one answer at a time")
-    dropped = [*unknown_fields(chat, OWN), *unheard(chat)]
+    dropped = [*unknown_fields(chat, OWN), *unheard(chat), *unheard_wish(chat, model)]
     names = Names("a-zA-Z0-9_-", 64)
     answer = Answer(chat, model, names)
     messages = Conversation(model, names).render(chat)

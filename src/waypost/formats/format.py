@@ -289,6 +289,16 @@ def settle_thinking(chat: Chat, model: Model) -> Thinking:
     return Thinking(True, effort, model.budgets[wish.effort])
 
 
+def wish_to_think(chat: Chat) -> str:
+    """The caller's field for it, as it is named where it is dropped."""
+    return "reasoning_effort" if chat.reasoning.effort is not None else "reasoning"
+
+
+def unheard_wish(chat: Chat, model: Model) -> list[str]:
+    """The name of a wish to think that is put to a model that can't; not to think is no wish to it."""
+    return [wish_to_think(chat)] if chat.reasoning.enabled and model.reasoning == "none" else []
+
+
 def nearest_effort(asked: Effort, efforts: Sequence[Effort]) -> Effort:
     """The highest that the model has up to the one asked for; its lowest where all are higher."""
     rank = EFFORTS.index(asked)

@@ -22,6 +22,7 @@ from waypost.formats.format import (
     encode,
     invalid,
     settle_thinking,
+    unheard_wish,
     unknown_fields,
 )
 from waypost.formats.gemini_answer import Stream, parse_response
@@ -56,7 +57,7 @@ KNOWN = (MODALITIES, IMAGE_CONFIG, SEARCH, SAFETY, CACHED)
 
 def render_request(chat: Chat, model: Model) -> Rendered:
     """A request for Gemini. Raises Unsupported, Refusal."""
-    dropped = [*unknown_fields(chat, KNOWN), *unheard(chat, model)]
+    dropped = [*unknown_fields(chat, KNOWN), *unheard(chat), *unheard_wish(chat, model)]
     names = FunctionNames()
     answer = Answer(chat, model, names)
     conversation = Conversation(model, names)
@@ -109,15 +110,12 @@ def model_path(model: Model) -> str:
     return f"/{id}" if id.startswith("tunedModels/") else f"/models/{id}"
 
 
-def unheard(chat: Chat, model: Model) -> list[str]:
+def unheard(chat: Chat) -> list[str]:
     """What was asked for and Gemini has no field for, where the answer is the same kind of answer without it."""
-    thinks = bool(chat.reasoning.enabled) and model.reasoning == "none"
     asked = {
         "user": bool(chat.user),
         "service_tier": chat.service_tier not in ("", "auto", "default"),
         "stop": len(chat.stop) > MOST_STOPS,
-        "reasoning_effort": thinks and chat.reasoning.effort is not None,
-        "reasoning": thinks and chat.reasoning.effort is None,
     }
     return [name for name, is_asked in asked.items() if is_asked]
 
