@@ -57,6 +57,8 @@ def test_what_googles_schema_can_say(schema: Any, expected: Any) -> None:
         an_object(a={"enum": [1, 2]}),
         an_object(a={"type": "integer", "enum": [1]}),
         an_object(a={"type": "string", "enum": ["a", None]}),
+        an_object(a={"type": "string", "enum": ["a", ""]}),
+        {**an_object(a=TEXT), "required": ["a", "b"]},
         an_object(a={"type": "string", "format": "uri"}),
         an_object(a={"type": "number", "exclusiveMinimum": 0}),
         an_object(a={"oneOf": [TEXT]}),

@@ -76,8 +76,8 @@ def rewritten(schema: Any) -> dict[str, Any]:
 
 
 def strings(values: list[Any]) -> list[str]:
-    """Raises Unsayable where one is none."""
-    if not all(isinstance(one, str) for one in values):
+    """Raises Unsayable where one is none, or empty, which Google refuses."""
+    if not all(isinstance(one, str) and one for one in values):
         raise Unsayable
     return values
 
@@ -106,11 +106,12 @@ def flattened(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked(made: dict[str, Any]) -> dict[str, Any]:
-    """Raises Unsayable where Google refuses it: no type, an object of unknown keys, an array of anything."""
+    """Raises Unsayable where Google refuses it: no type, an object of unknown keys or with one required that it does
+    not describe, an array of anything."""
     kind = made.get("type")
     if kind is None and not made.get("anyOf"):
         raise Unsayable
-    if kind == "OBJECT" and not made.get("properties"):
+    if kind == "OBJECT" and not (made.get("properties") and made["properties"].keys() >= set(made.get("required", ()))):
         raise Unsayable
     if kind == "ARRAY" and "items" not in made:
         raise Unsayable
