@@ -59,6 +59,16 @@ def test_who_is_not_judged() -> None:
     assert judge_of(None, Reading(), False)(Completion(choices=(Choice(text="x"),))) == ""
 
 
+def test_what_was_asked_for_in_words_is_judged_whatever_the_model_can() -> None:
+    in_words = Reading(strip_fences=True)
+    assert judge(TOWN, Choice(text='{"size": 3}'), native=True, reading=in_words) != ""
+    judge_json = judge_of(ResponseFormat("json_object"), in_words, True)
+    assert judge_json(Completion(choices=(Choice(text='{"a": 1}'),))) == ""
+    assert "not JSON" in judge_json(Completion(choices=(Choice(text="Sorry, no."),)))
+    natively = judge_of(ResponseFormat("json_object"), Reading(), True)
+    assert natively(Completion(choices=(Choice(text="Sorry, no."),))) == ""
+
+
 def test_a_schema_leads_nowhere_but_into_itself() -> None:
     with vending(lambda _: Said(b"{}")) as vendor:
         for reference in (f"{vendor.root}/schema.json", "file:///etc/passwd"):

@@ -11,24 +11,26 @@ from waypost.completion import Completion
 from waypost.formats.format import Reading
 
 QUOTED = 200  # characters of a validator's words
+ANY_OBJECT = '{"type":"object"}'
 
 
 def judge_of(wanted: ResponseFormat | None, reading: Reading, is_native: bool) -> Callable[[Completion], str]:
     """What tells of a whole answer why it is not the one that was asked for, or "" where it is.
 
-    `is_native`: the upstream holds its model to the schema. Only whole answers can be judged: of a stream the beginning
-    has gone to the caller.
+    `is_native`: the upstream can hold its model to a schema, and did unless it was asked by a tool or in words. Only
+    whole answers can be judged: of a stream the beginning has gone to the caller.
     """
-    if wanted is None or wanted.schema is None or (is_native and not reading.schema_tool):
+    is_emulated = bool(reading.schema_tool) or reading.strip_fences
+    if wanted is None or (not is_emulated and (is_native or wanted.schema is None)):
         return accept
-    schema = bytes(wanted.schema).decode()
+    schema = ANY_OBJECT if wanted.schema is None else bytes(wanted.schema).decode()
 
     def judge(completion: Completion) -> str:
         for choice in completion.choices:
             if choice.finish_reason == "stop" and not choice.tool_calls and not choice.refusal:
                 wrong = fault_of(schema, choice.text or "")
                 if wrong:
-                    return f"the model's answer does not keep to the schema: {wrong}"
+                    return f"the model's answer is not what was asked for: {wrong}"
         return ""
 
     return judge
