@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import msgspec
+import openai
 import pytest
 
 from tests.formats.recordings import Recorded, every
@@ -155,3 +156,36 @@ def test_on_the_wire() -> None:
     assert "reasoning_content" not in plain.json["choices"][0]["message"]
     assert (strict.status, strict.json["error"]["param"]) == (400, "user")
     assert third == {"model": "gpt-4o", **asked}
+
+
+FENCED = '```json\n{"town": "Ulm"}\n```'
+SHAPE = {"type": "json_schema", "json_schema": {"name": "t", "schema": {"type": "object", "required": ["town"]}}}
+
+
+def test_json_that_a_provider_was_asked_for_in_words_alone() -> None:
+    """Without the fence that models put around it, whole and streamed; and what is no such JSON is no answer."""
+
+    def tell(asked: Asked) -> Said:
+        text = FENCED if b"Ulm" in asked.body else "Sorry, no."
+        message = {"role": "assistant", "content": text}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        if asked.json["stream"]:
+            return Said(stream(*(chunk(content=one) for one in text), chunk(finish="stop")), type="text/event-stream")
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return said({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage})
+
+    with vending(tell) as vendor:
+        text = f'[providers.minimax]\nbase_url = "{vendor.root}/v1"\nkeys = ["k"]\n'
+        with serving(text) as gateway, openai.OpenAI(base_url=gateway.base, api_key=gateway.key) as client:
+
+            def ask(words: str, **more: Any) -> Any:
+                return client.with_options(max_retries=0).chat.completions.create(
+                    model="minimax/m", messages=[{"role": "user", "content": words}], response_format=SHAPE, **more
+                )
+
+            answer = ask("Ulm?", stream=False)
+            streamed = "".join(one.choices[0].delta.content or "" for one in ask("Ulm?", stream=True))
+            with pytest.raises(openai.InternalServerError, match="it is not JSON"):
+                ask("Who?", stream=False)
+    assert answer.choices[0].message.content == streamed == '{"town": "Ulm"}'
+    assert answer.usage.total_tokens == 2 and answer.choices[0].finish_reason == "stop"

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from waypost.chat import Object
+from waypost.chat import Object, ResponseFormat
 from waypost.formats.accents import Accent, ForModels, Json, Switch
 from waypost.formats.format import BUDGETS, EFFORTS, Unsupported, encode, invalid, nearest_effort
 from waypost.formats.openai_chat import NULL, TRUE, Fields
@@ -57,6 +57,7 @@ class Spoken(msgspec.Struct, frozen=True):
     fields: Fields
     dropped: tuple[str, ...] = ()
     hides_reasoning: bool = False  # the caller does not want to see it, and the provider may send it
+    in_words: ResponseFormat | None = None  # the shape of the answer, where the provider could only be told in words
 
 
 # Requests
@@ -74,7 +75,7 @@ def speak(accent: Accent, fields: Fields, model: str) -> Spoken:
     for name in dropped:
         said.remove(name)
     rename(said, accent, model)
-    shape(said, accent)
+    in_words = shape(said, accent)
     choose(said, accent)
     hides = False
     if not WISHES.isdisjoint(fields):
@@ -83,7 +84,7 @@ def speak(accent: Accent, fields: Fields, model: str) -> Spoken:
     messages = converse(said.fields["messages"], accent) if "messages" in said.fields else None
     if messages is not None:
         said.set("messages", messages)
-    return Spoken(said.fields, tuple(dict.fromkeys(dropped)), hides)
+    return Spoken(said.fields, tuple(dict.fromkeys(dropped)), hides, in_words)
 
 
 class Saying:
@@ -146,28 +147,33 @@ class WantedShape(msgspec.Struct, frozen=True):
 decode_shape = msgspec.json.Decoder(WantedShape).decode
 
 
-def shape(said: Saying, accent: Accent) -> None:
-    """`response_format` where the provider has not all of it: the other kind, and words. Raises Unsupported."""
+def shape(said: Saying, accent: Accent) -> ResponseFormat | None:
+    """`response_format` where the provider has not all of it: the other kind, and words; what is in words alone.
+
+    Raises Unsupported.
+    """
     raw = said.fields.get("response_format", NULL)
     if raw == NULL or len(accent.shapes) == 2:
-        return
+        return None
     wanted = decode_field("response_format", raw, decode_shape)
     if wanted.type not in ("json_object", "json_schema") or wanted.type in accent.shapes:
-        return
+        return None
     if wanted.type == "json_object" and "json_schema" in accent.shapes:
         said.set("response_format", ANY_OBJECT)
-        return
-    words = ONLY_JSON
+        return None
+    words, in_words = ONLY_JSON, ResponseFormat("json_object")
     if wanted.type == "json_schema":
         if wanted.json_schema.get("strict", NULL) == TRUE:
             raise Unsupported("response_format", "this upstream cannot hold itself to a schema")
-        schema = bytes(wanted.json_schema.get("schema", NULL)).decode()
-        words = f"{ONLY_JSON} It must obey this JSON Schema: {schema}"
+        schema = wanted.json_schema.get("schema", NULL)
+        words = f"{ONLY_JSON} It must obey this JSON Schema: {bytes(schema).decode()}"
+        in_words = ResponseFormat("json_schema", schema=schema)
     if "json_object" in accent.shapes:
         said.set("response_format", b'{"type":"json_object"}')
     else:
         said.remove("response_format")
     said.set("messages", instructed(said.fields.get("messages", EMPTY_LIST), words))
+    return in_words
 
 
 def instructed(messages: msgspec.Raw, words: str) -> bytes:

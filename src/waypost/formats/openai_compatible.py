@@ -39,6 +39,7 @@ from waypost.formats import openai_chat
 from waypost.formats.accented import Spoken, speak
 from waypost.formats.accented_answer import split_content
 from waypost.formats.accents import UNKNOWN, Accent
+from waypost.formats.fences import Fences
 from waypost.formats.format import Model, Reading, Rendered, StreamParser, encode, failed
 from waypost.formats.openai_chat import NULL, is_context_length
 from waypost.formats.sse import Splitter
@@ -227,7 +228,7 @@ def parse_response(body: bytes, reading: Reading) -> Completion:
         raise BadAnswer(parse_error(200, body).message or "the upstream's answer has no choices")
     events: list[AnyEvent] = []
     for choice in answer.choices:
-        reader = Reader(choice.index, is_whole=True)
+        reader = Reader(choice.index, reading, is_whole=True)
         events += reader.read(choice, choice.message or Said())
         events += reader.end()
     events += count(answer.usage)
@@ -242,6 +243,7 @@ class Stream:
         self.id = ""
         self.model = ""
         self._splitter = Splitter()
+        self._reading = reading
         self._readers: dict[int, Reader] = {}
 
     def feed(self, data: bytes) -> list[AnyEvent]:
@@ -282,7 +284,7 @@ class Stream:
         for choice in chunk.choices or ():
             reader = self._readers.get(choice.index)
             if reader is None:
-                reader = self._readers[choice.index] = Reader(choice.index)
+                reader = self._readers[choice.index] = Reader(choice.index, self._reading)
             found += reader.read(choice, choice.delta or choice.message or Said())
             if choice.finish_reason is not None:
                 found += reader.end()
@@ -292,8 +294,9 @@ class Stream:
 class Reader:
     """One choice in the making."""
 
-    def __init__(self, index: int, is_whole: bool = False) -> None:
+    def __init__(self, index: int, reading: Reading, is_whole: bool = False) -> None:
         self.is_finished = False
+        self._fences = Fences() if reading.strip_fences else None
         self._choice = index
         self._is_whole = is_whole
         self._calls: dict[int, int] = {}  # theirs → ours, which have no gaps
@@ -314,6 +317,8 @@ class Reader:
             thought = thought or inner
         if thought:
             found.append(ReasoningDelta(thought, place))
+        if text and self._fences is not None:
+            text = self._fences.feed(text)
         if text:
             logprobs = choice.logprobs
             has_logprobs = logprobs is not None and bool(logprobs.content)
@@ -344,6 +349,8 @@ class Reader:
         self.is_finished = True
         place = self._choice
         found: list[AnyEvent] = [ReasoningDone(detail, place) for detail in self._details.values()]
+        if self._fences is not None and (rest := self._fences.end()):
+            found.append(TextDelta(rest, place))
         if self._extra:
             found.append(ExtraContent(self._extra, place))
         reason = FINISH.get(self._finish, "stop")

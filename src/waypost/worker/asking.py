@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waypost.chat import Chat
-from waypost.formats import openai_answer
+from waypost.formats import openai_answer, openai_compatible
 from waypost.formats.accented import speak
 from waypost.formats.accents import Accent
-from waypost.formats.format import Format, Rendered, Unsupported
+from waypost.formats.format import Format, Reading, Unsupported
 from waypost.formats.openai_chat import ChatRequest, render_request
 from waypost.formats.openai_request import parse_chat
 from waypost.http.exchange import Exchange
@@ -22,7 +22,7 @@ from waypost.worker.accented_relay import AccentedStream, AccentedWhole
 from waypost.worker.answers import success_headers
 from waypost.worker.credentials import CredentialsUnavailable
 from waypost.worker.dialect import Dialect
-from waypost.worker.judging import judge_of
+from waypost.worker.judging import Judge, judge_of
 from waypost.worker.needs import check_needs
 from waypost.worker.outcome import Outcome, Unanswered
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from waypost.worker.upstreams import Upstream
 
 
+IN_WORDS = Reading(strip_fences=True)
 Put = tuple[Relay, bytes, bytes]
 """A request on its way: who reads the answer, the head lines of a good one, and the bytes for the upstream."""
 
@@ -70,8 +71,8 @@ class Asking:
         rendered = dialect.format.render_request(chat, dialect.model)
         dropped = self._dropped(rendered.dropped, upstream)
         sent = await dialect.render(rendered, request.stream)
-        terms = self._terms(chat, dialect, dialect.format, rendered, stamp)
-        relay: Relay = StreamTranslator(terms) if request.stream else WholeTranslator(terms)
+        judge = judge_of(chat.response_format, rendered.reading, dialect.model.schema)
+        relay = self._translator(dialect.format, rendered.reading, judge, not chat.reasoning.exclude, stamp)
         return relay, self._headers(upstream, dropped), sent
 
     def _as_it_is(self, upstream: Upstream, dialect: Dialect | None, stamp: Stamp) -> Put:
@@ -84,7 +85,10 @@ class Asking:
         if accent is not None:
             spoken = speak(accent, request.fields, upstream.model)
             dropped = self._dropped(spoken.dropped, upstream)
-            if not accent.is_plain or spoken.hides_reasoning:
+            if spoken.in_words is not None:
+                judge = judge_of(spoken.in_words, IN_WORDS, is_native=False)
+                relay = self._translator(openai_compatible, IN_WORDS, judge, not spoken.hides_reasoning, stamp)
+            elif not accent.is_plain or spoken.hides_reasoning:
                 relay = accented(stamp, request, accent, not spoken.hides_reasoning)
             # Where stream_options are not known, usage comes all the same.
             stream = request.stream and accent.stream_usage
@@ -99,19 +103,21 @@ class Asking:
             self._worker, self._exchange, self._request, upstream, entry.request_id, attempts, dropped
         )
 
-    def _terms(self, chat: Chat, dialect: Dialect, format: Format, rendered: Rendered, stamp: Stamp) -> Terms:
+    def _translator(self, format: Format, reading: Reading, judge: Judge, show_reasoning: bool, stamp: Stamp) -> Relay:
+        """Who reads an answer that must be understood before it is passed on."""
         entry, vault, account = self._entry, self._worker.vault, self._entry.account
-        return Terms(
+        terms = Terms(
             format,
-            rendered.reading,
+            reading,
             openai_answer.Stamp(stamp.id, stamp.model, stamp.provider, created(), stamp.extensions),
             stamp.latency_ms,
             self._request.include_usage,
-            not chat.reasoning.exclude,
+            show_reasoning,
             entry.render_counted,
             lambda kept: vault.keep(account, kept),
-            judge_of(chat.response_format, rendered.reading, dialect.model.schema),
+            judge,
         )
+        return StreamTranslator(terms) if self._request.stream else WholeTranslator(terms)
 
     async def _prepared(self, dialect: Dialect) -> Chat:
         """The request, with what the client dropped of it, and with media in it that the upstream does not fetch."""

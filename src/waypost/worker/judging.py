@@ -10,11 +10,12 @@ from waypost.chat import ResponseFormat
 from waypost.completion import Completion
 from waypost.formats.format import Reading
 
+Judge = Callable[[Completion], str]
 QUOTED = 200  # characters of a validator's words
 ANY_OBJECT = '{"type":"object"}'
 
 
-def judge_of(wanted: ResponseFormat | None, reading: Reading, is_native: bool) -> Callable[[Completion], str]:
+def judge_of(wanted: ResponseFormat | None, reading: Reading, is_native: bool) -> Judge:
     """What tells of a whole answer why it is not the one that was asked for, or "" where it is.
 
     `is_native`: the upstream can hold its model to a schema, and did unless it was asked by a tool or in words. Only
