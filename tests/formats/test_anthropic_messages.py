@@ -419,6 +419,8 @@ def test_kept_content_is_used_only_while_it_is_true() -> None:
     extra = {"anthropic": {"content": kept}}
     message = {"role": "assistant", "content": "AB", "extra_content": extra}
     assert body(HELLO, message, HELLO)["messages"][1]["content"] == kept
+    in_parts = {**message, "content": [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]}
+    assert body(HELLO, in_parts, HELLO)["messages"][1]["content"] == kept
     changed = {**message, "content": "AC"}
     assert body(HELLO, changed, HELLO)["messages"][1]["content"] == [{"type": "text", "text": "AC"}]
 

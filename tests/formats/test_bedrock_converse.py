@@ -562,6 +562,8 @@ def test_a_kept_turn_that_was_changed_is_said_anew() -> None:
     kept = {"bedrock": {"content": [{"text": "4"}, {"toolResult": {"toolUseId": "x", "content": []}}]}}
     answer = {"role": "assistant", "content": "4", "extra_content": kept}
     assert len(body(HELLO, answer, HELLO)["messages"][1]["content"]) == 2
+    in_parts = {**answer, "content": [{"type": "text", "text": "4"}]}
+    assert len(body(HELLO, in_parts, HELLO)["messages"][1]["content"]) == 2
     assert body(HELLO, {**answer, "content": "5"}, HELLO)["messages"][1]["content"] == [{"text": "5"}]
     for broken in ({"content": 3}, {"content": [{"toolUse": {}}]}, {"content": [{"citationsContent": 1}]}):
         answer["extra_content"] = {"bedrock": broken}

@@ -29,7 +29,7 @@ from waypost.chat import (
     ToolMessage,
     UserMessage,
 )
-from waypost.formats.format import Model, Names, Unsupported, invalid, parse_arguments, split_data_url
+from waypost.formats.format import Model, Names, Unsupported, invalid, parse_arguments, split_data_url, words_of
 
 Block = dict[str, Any]
 
@@ -290,7 +290,7 @@ def kept_content(message: AssistantMessage) -> list[Any] | None:
         return None
     text = "".join(block.text for block in blocks if block.type == "text")
     calls = [block.id for block in blocks if block.type == "tool_use"]
-    is_unchanged = text == (message.content or "") and calls == [call.id for call in message.tool_calls or ()]
+    is_unchanged = text == words_of(message.content) and calls == [call.id for call in message.tool_calls or ()]
     if not is_unchanged:
         return None
     return [raw for raw, block in zip(content, blocks, strict=True) if block.type != "text" or block.text.strip()]

@@ -32,7 +32,7 @@ from waypost.chat import (
     VideoPart,
 )
 from waypost.formats.bedrock_models import BedrockModel
-from waypost.formats.format import Names, Unsupported, invalid, parse_arguments, split_data_url
+from waypost.formats.format import Names, Unsupported, invalid, parse_arguments, split_data_url, words_of
 
 Block = dict[str, Any]
 
@@ -340,7 +340,7 @@ def kept_content(message: AssistantMessage) -> list[Block] | None:
         ]
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
         return None
-    is_unchanged = text == (message.content or "") and calls == [call.id for call in message.tool_calls or ()]
+    is_unchanged = text == words_of(message.content) and calls == [call.id for call in message.tool_calls or ()]
     return content if is_unchanged else None
 
 

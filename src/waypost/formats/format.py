@@ -184,6 +184,13 @@ def text_of(content: Content, param: str) -> str:
     return "".join(texts)
 
 
+def words_of(content: Content) -> str:
+    """The text in content, whatever else stands there."""
+    if isinstance(content, str):
+        return content
+    return "".join(part.text for part in content or () if isinstance(part, TextPart))
+
+
 def last_cache_control(parts: Sequence[Part], own: CacheControl | None) -> CacheControl | None:
     """The breakpoint at the end of a message: of the message itself, or of its last part."""
     if own is not None or not parts:

@@ -40,6 +40,7 @@ from waypost.formats.format import (
     parse_arguments,
     parts_of,
     split_data_url,
+    words_of,
 )
 from waypost.formats.gemini_models import is_third_generation
 
@@ -334,9 +335,4 @@ def is_unchanged(parts: Sequence[msgspec.Raw], message: AssistantMessage) -> boo
         return False
     text = "".join(part.text for part in read if not part.thought)
     calls = [part.function_call.id for part in read if part.function_call is not None]
-    said = (
-        message.content
-        if isinstance(message.content, str)
-        else "".join(part.text for part in message.content or () if isinstance(part, TextPart))
-    )
-    return text == said and calls == [call.id for call in message.tool_calls or ()]
+    return text == words_of(message.content) and calls == [call.id for call in message.tool_calls or ()]
