@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from waypost.chat import Object, ResponseFormat
+from waypost.chat import Object, Reasoning, ResponseFormat
 from waypost.formats.accents import Accent, ForModels, Json, Switch
 from waypost.formats.format import BUDGETS, EFFORTS, Unsupported, encode, invalid, nearest_effort
 from waypost.formats.openai_chat import NULL, TRUE, Fields
@@ -222,7 +222,7 @@ def think(said: Saying, accent: Accent, model: str) -> tuple[list[str], bool]:
     if switch is not None and asked and all(is_word_of(switch, name, said.fields[name]) for name in asked):
         return [], False
     wish = parse_reasoning({name: decode_field(name, said.fields[name], DECODERS[name]) for name in asked})
-    if switch is not None and set(asked) <= switch.native:
+    if switch is not None and set(asked) <= switch.native and takes_word(switch, wish):
         return [], wish.exclude
     for name in asked:
         said.remove(name)
@@ -250,6 +250,12 @@ def think(said: Saying, accent: Accent, model: str) -> tuple[list[str], bool]:
 def is_word_of(switch: Switch, name: str, value: msgspec.Raw) -> bool:
     """Has the caller said it in the provider's own words?"""
     return any(name in said and msgspec.Raw(encode(said[name])) == value for said in (switch.on, switch.off or {}))
+
+
+def takes_word(switch: Switch, wish: Reasoning) -> bool:
+    """Is the word that the caller has said one that would not be refused?"""
+    word = "none" if wish.enabled is False else wish.effort
+    return not switch.refuses_others or word is None or word in switch.efforts
 
 
 def effort_for(budget: int) -> Any:

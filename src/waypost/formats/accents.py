@@ -30,6 +30,7 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
     off: Json | None = None  # None: it can't be turned off, and goes as low as it can
     effort: str = ""  # where the word goes
     efforts: tuple[Effort, ...] = ()  # the words it has, least first
+    refuses_others: bool = False  # a word that is none of them would be refused, however native the way to ask
     budget: str = ""  # where the number of tokens goes
 
 
@@ -70,7 +71,7 @@ class Accent(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 WORD = Switch(native=frozenset({"reasoning_effort"}), effort="reasoning_effort", efforts=THREE, on={})
 GPT_OSS = Switch(
     models="gpt-oss", native=frozenset({"reasoning_effort"}), effort="reasoning_effort", efforts=THREE,
-    on={"reasoning_effort": "medium"},
+    refuses_others=True, on={"reasoning_effort": "medium"},
 )  # fmt: skip
 THINKING_TYPE = Switch(on={"thinking": {"type": "enabled"}}, off={"thinking": {"type": "disabled"}})
 # Chat templates know it by one of two names; what a template does not know it ignores.
@@ -82,16 +83,20 @@ TEMPLATE = Switch(
 OPENAI_SWITCHES = (
     Switch(
         models=r"gpt-5(\.\d+)?-(chat|pro)|^o\d", native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
-        efforts=THREE, on={"reasoning_effort": "medium"},
+        efforts=THREE, refuses_others=True, on={"reasoning_effort": "medium"},
     ),
     Switch(
-        models=r"gpt-5\.[1-9]", native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
-        efforts=("none", "low", "medium", "high", "xhigh"), on={"reasoning_effort": "medium"},
+        models=r"gpt-5\.1(?!-codex-max)", native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
+        efforts=("none", *THREE), refuses_others=True, on={"reasoning_effort": "medium"},
         off={"reasoning_effort": "none"},
     ),
     Switch(
+        models=r"gpt-5\.[1-9]", native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
+        efforts=("none", *THREE, "xhigh"), on={"reasoning_effort": "medium"}, off={"reasoning_effort": "none"},
+    ),
+    Switch(
         models=r"gpt-5", native=frozenset({"reasoning_effort"}), effort="reasoning_effort",
-        efforts=("minimal", "low", "medium", "high"), on={"reasoning_effort": "medium"},
+        efforts=("minimal", *THREE), refuses_others=True, on={"reasoning_effort": "medium"},
     ),
     Switch(native=frozenset({"reasoning_effort"})),  # it says itself what it thinks of it
 )  # fmt: skip
