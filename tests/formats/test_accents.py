@@ -193,6 +193,11 @@ def test_fields_that_a_provider_refuses_are_dropped_and_named() -> None:
     made, spoke = spoken("xai", "grok-4", stop=["x"], frequency_penalty=1, temperature=1)
     assert "stop" not in made and sorted(spoke.dropped) == ["frequency_penalty", "stop"] and made["temperature"] == 1
     assert spoken("xai", "grok-2", stop=["x"])[1].dropped == ()
+    for model in ("o3", "o4-mini-2025-04-16", "gpt-5", "gpt-5-nano-2025-08-07"):
+        assert spoken("azure", model, temperature=0.2)[1].dropped == ("temperature",)
+    assert spoken("openai", "o3", stop="x", seed=1)[1].dropped == ("stop",)
+    for model in ("gpt-4o", "gpt-4o-2024-05-13", "gpt-5-chat-latest", "gpt-5.2"):
+        assert spoken("openai", model, temperature=0.2, top_p=0.5, stop="x", logprobs=True)[1].dropped == ()
     made, spoke = spoken("moonshot", "kimi-k2.6", temperature=0.3, top_p=None)
     assert "temperature" not in made and spoke.dropped == ("temperature",)
     for provider in ("groq", "deepseek", "minimax"):

@@ -277,7 +277,7 @@ def chat(**fields: Any) -> Chat:
 
 def test_a_request_comes_out_as_it_went_in() -> None:
     sent = {
-        "model": "gpt-5", "stream": True, "stream_options": {"include_usage": True}, "max_completion_tokens": 5,
+        "model": "gpt-5.2", "stream": True, "stream_options": {"include_usage": True}, "max_completion_tokens": 5,
         "temperature": 0.5, "top_p": 0.9, "stop": ["x"], "seed": 3, "frequency_penalty": 0.1, "presence_penalty": 0.2,
         "logprobs": True, "top_logprobs": 2, "n": 2, "parallel_tool_calls": False, "user": "u", "service_tier": "flex",
         "tools": [
@@ -298,7 +298,7 @@ def test_a_request_comes_out_as_it_went_in() -> None:
             {"role": "tool", "tool_call_id": "1", "content": "21"},
         ],
     }  # fmt: skip
-    made = render_request(chat(**sent), known_model("gpt-5"), OPENAI)
+    made = render_request(chat(**sent), known_model("gpt-5.2"), OPENAI)
     expected = json.loads(json.dumps(sent))
     del expected["messages"][2]["content"]
     assert json.loads(made.body) == expected and made.dropped == ()

@@ -20,6 +20,8 @@ from waypost import config
 from waypost.api.openapi import document
 from waypost.config import load
 from waypost.formats import anthropic_messages, bedrock_converse, cohere, gemini
+from waypost.formats.accented import speak
+from waypost.formats.accents import ACCENTS
 from waypost.formats.format import Format
 from waypost.formats.openai_request import parse_chat
 from waypost.keeper.direct import administer
@@ -277,6 +279,17 @@ def test_a_parameter_that_is_named_is_never_dropped(format: Format, provider: st
         raw = {field: msgspec.Raw(msgspec.json.encode(value)) for field, value in fields.items()}
         rendered = format.render_request(parse_chat(raw), format.known_model(id))
         assert name not in rendered.dropped, name
+
+
+@pytest.mark.parametrize(
+    ("provider", "id"), [("openai", "o3"), ("openai", "gpt-5"), ("openai", "gpt-4o"), ("xai", "grok-code-fast-1")]
+)
+def test_nor_is_one_that_an_accent_drops_for_some_models(provider: str, id: str) -> None:
+    settings = config.parse({"providers": {provider: {"keys": ["k"]}}}, {})
+    facts = facts_of(provider, settings.providers[provider], id, None)
+    assert facts.parameters is not None
+    for name in sorted(facts.parameters & SAMPLES.keys()):
+        assert speak(ACCENTS[provider], {name: msgspec.Raw(msgspec.json.encode(SAMPLES[name]))}, id).dropped == (), name
 
 
 def place(provider: str) -> dict[str, str]:

@@ -70,7 +70,7 @@ def speak(accent: Accent, fields: Fields, model: str) -> Spoken:
     if not accent.drops.isdisjoint(fields):
         dropped += [name for name in fields if name in accent.drops and fields[name] != NULL]
     for special in accent.special:
-        if re.search(special.models, model):
+        if (special.adds or not special.drops.isdisjoint(fields)) and re.search(special.models, model):
             dropped += specially(said, special)
     for name in dropped:
         said.remove(name)

@@ -102,7 +102,18 @@ OPENAI_SWITCHES = (
 )  # fmt: skip
 THINKERS = r"(^|/)(o\d|gpt-5)"  # OpenAI's models that take max_completion_tokens alone
 
-OPENAI = Accent(limit="max_completion_tokens", limit_models=THINKERS, switches=OPENAI_SWITCHES, is_plain=True)
+SAMPLING = frozenset({
+    "temperature", "top_p", "frequency_penalty", "presence_penalty", "logprobs", "top_logprobs",
+})  # fmt: skip
+OPENAI_SPECIAL = (
+    ForModels(r"(^|/)(o\d|gpt-5(-mini|-nano)?(-20\d\d|$))", drops=SAMPLING),
+    ForModels(r"(^|/)o(3(?!-mini)|4)", drops=frozenset({"stop"})),
+)
+
+OPENAI = Accent(
+    limit="max_completion_tokens", limit_models=THINKERS, special=OPENAI_SPECIAL, switches=OPENAI_SWITCHES,
+    is_plain=True,
+)  # fmt: skip
 UNKNOWN = Accent(developer=False, switches=(WORD,), replay="reasoning_content")
 """Of a provider that nothing is known of but that it speaks OpenAI's format."""
 
@@ -290,7 +301,10 @@ ACCENTS: dict[str, Accent] = {
 
 CONTRACT = "contract.md 3.4 (how thinking is asked for)"
 SOURCES: dict[str, str] = {
-    "openai": "recorded exchanges; the types of OpenAI's SDK; efforts by model: models.dev and OpenAI's reference",
+    "openai": (
+        "recorded exchanges; the types of OpenAI's SDK (who takes no stop); efforts by model: models.dev and OpenAI's "
+        "reference; sampling: contract.md 3.4, zeroclaw's table of temperatures, community.openai.com/t/1110750"
+    ),
     "azure": "one recorded exchange: it speaks as OpenAI does",
     "github": "unconfirmed: taken for OpenAI's, which its models mostly are",
     "deepseek": f"recorded exchanges; {CONTRACT}; finish reasons: DeepSeek's API reference, by what others say of it",

@@ -159,7 +159,7 @@ def parameters_of(kind: Kind, provider: str, settings: config.Provider, facts: F
     if kind == "vertex" and vertex.CLAUDE.search(id):
         found = set(PARAMETERS["anthropic"])
     if accent is not None and format_of(kind, id) is None:
-        found -= accent.drops
+        found -= accent.drops.union(*(one.drops for one in accent.special if re.search(one.models, id)))
     if not samples(kind, provider, id):
         found -= SAMPLING | {"top_k"}
     if facts.tools:
