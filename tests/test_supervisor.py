@@ -359,6 +359,7 @@ def try_ready(waypost: Waypost) -> int:
 def serve(folder: pathlib.Path, listen: str) -> subprocess.CompletedProcess[str]:
     """A `waypost serve` that is expected not to start."""
     command = [str(pathlib.Path(sys.executable).with_name("waypost")), "serve", "--listen", listen, "--workers", "2"]
+    folder.mkdir(exist_ok=True)
     (folder / "empty.toml").write_text("")
     command += ["--config", str(folder / "empty.toml"), "--data", str(folder / "data")]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -368,16 +369,31 @@ def test_an_address_that_is_taken(waypost: Waypost, tmp_path: pathlib.Path) -> N
     address = waypost.base.split("/")[2]
     done = serve(tmp_path, address)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"waypost: cannot listen on {address}: Address already in use\n"
+    fix = "another address is named with --listen, or as server.listen"
+    assert done.stderr == f"waypost: cannot listen on {address}: Address already in use; {fix}\n"
     assert waypost.ask("sim/demo").status == 200, "the other one goes on"
 
 
 def test_a_data_folder_that_is_taken(waypost: Waypost, tmp_path: pathlib.Path) -> None:
     (tmp_path / "data").symlink_to(waypost.folder / "data")
     done = serve(tmp_path, "127.0.0.1:0")
-    assert done.returncode != 0
-    assert f"is in use by process {keeper_of(waypost)}" in done.stderr and "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    in_use = f"{tmp_path / 'data'} is in use by process {keeper_of(waypost)}"
+    assert done.stderr == f"waypost: {in_use}; another one is named with --data\n"
     assert waypost.ask("sim/demo").status == 200, "the other one goes on"
+
+
+def test_a_data_folder_whose_name_is_too_long(tmp_path: pathlib.Path) -> None:
+    done = serve(tmp_path / ("x" * 100), "127.0.0.1:0")
+    assert done.returncode != 0 and "choose a shorter --data folder" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_data_folder_that_cannot_be_used(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    done = serve(tmp_path, "127.0.0.1:0")
+    assert (done.returncode, done.stdout) == (2, "")
+    cannot = f"cannot use the data folder {tmp_path / 'data'}: File exists"
+    assert done.stderr == f"waypost: {cannot}; another one is named with --data\n"
 
 
 # Revoking

@@ -65,15 +65,19 @@ def serve(
     """Serve. Without a configuration: every provider whose usual key is in the environment, and route/demo."""
     from waypost import greeting, logs, supervisor
     from waypost.config import ConfigError, parse_listen
+    from waypost.keeper.folder import FolderUnusable, check_free
 
     path, folder = find_config(config), find_data(data)
     try:
         settings = read_to_serve(path, folder)
         logs.configure(settings.server.log_format)
         address = listen or settings.server.listen
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         parse_listen(address)
         sockets = supervisor.bind(address, workers or settings.server.workers or os.cpu_count() or 1)
+        # Before anything of ours stands in it: another server that uses it must not notice.
+        check_free(folder)
+    except FolderUnusable as error:
+        fail(f"{error}; another one is named with --data")
     except (ConfigError, ValueError, OSError) as error:
         fail(str(error))
     simulator = None if path is not None else simulator_socket(folder)

@@ -273,7 +273,8 @@ def bind(listen: str, workers: int) -> list[socket.socket]:
         port = sockets[0].getsockname()[1]
         return sockets + [bind_tcp(address[0], port, first=False) for _ in range(workers - 1)]
     except OSError as error:
-        raise config.ConfigError(f"cannot listen on {listen}: {error.strerror or error}") from None
+        fix = "another address is named with --listen, or as server.listen"
+        raise config.ConfigError(f"cannot listen on {listen}: {error.strerror or error}; {fix}") from None
 
 
 def bind_tcp(host: str, port: int, first: bool) -> socket.socket:

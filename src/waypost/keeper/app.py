@@ -20,7 +20,7 @@ import uvloop
 from waypost.config import Config, ConfigError, Store
 from waypost.keeper.accounts import Accounts
 from waypost.keeper.answers import Answers
-from waypost.keeper.folder import FolderUnusable, host_id, taken
+from waypost.keeper.folder import FolderUnusable, host_id, is_served, taken
 from waypost.keeper.journals import Journals
 from waypost.keeper.ledger import Ledger, open_ledger
 from waypost.keeper.link import Links
@@ -124,7 +124,7 @@ async def _keep_books(
                 "choose a shorter --data folder"
             )
     try:
-        async with taken(data, PATIENCE_SECONDS, give_up=lambda: _is_served(path)):
+        async with taken(data, PATIENCE_SECONDS, give_up=lambda: is_served(path)):
             database = await _open_in_time(settings.store, data)
             try:
                 current = Current(settings)
@@ -292,9 +292,3 @@ def _listening(path: pathlib.Path) -> Iterator[socket.socket]:
             yield listener
         finally:
             path.unlink(missing_ok=True)
-
-
-def _is_served(path: pathlib.Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(str(path)) == 0

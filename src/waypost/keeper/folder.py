@@ -8,8 +8,15 @@ import os
 import pathlib
 import re
 import secrets
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+from waypost.link import is_too_long, socket_path
+
+ENDING_SECONDS = 2.0
+"""How long `waypost serve` waits for a server whose keeper still answers: after it, it is not about to end."""
 
 
 class FolderUnusable(Exception):
@@ -59,23 +66,56 @@ async def taken(
     `give_up` is asked before every wait; true ends the waiting. Raises `FolderUnusable`. The kernel drops the lock of a
     process that dies.
     """
-    try:
-        os.makedirs(data, mode=0o700, exist_ok=True)
-        lock = os.open(lock_path(data), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise FolderUnusable(f"cannot use the data folder {data}: {error.strerror}") from None
+    lock = _open_lock(data)
     try:
         deadline = asyncio.get_running_loop().time() + patience
         while not _lock(lock):
             if give_up() or asyncio.get_running_loop().time() >= deadline:
-                owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
-                raise FolderTaken(f"{data} is in use by process {owner}")
+                raise _taken_by_owner(lock, data)
             await asyncio.sleep(0.02)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(lock)
+
+
+def check_free(data: pathlib.Path) -> None:
+    """Create `data` (mode 0700) if it is missing; a server that is just ending is waited for.
+
+    Raises `FolderTaken` where another serves from it, `FolderUnusable` where it cannot be written to.
+    """
+    lock = _open_lock(data)
+    try:
+        end = time.monotonic() + ENDING_SECONDS
+        while is_served(socket_path(data)):
+            if time.monotonic() >= end:
+                raise _taken_by_owner(lock, data)
+            time.sleep(0.1)
+    finally:
+        os.close(lock)
+
+
+def is_served(path: pathlib.Path) -> bool:
+    """Does a keeper answer at this socket?"""
+    if is_too_long(path):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(str(path)) == 0
+
+
+def _open_lock(data: pathlib.Path) -> int:
+    try:
+        os.makedirs(data, mode=0o700, exist_ok=True)
+        return os.open(lock_path(data), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise FolderUnusable(f"cannot use the data folder {data}: {error.strerror}") from None
+
+
+def _taken_by_owner(lock: int, data: pathlib.Path) -> FolderTaken:
+    owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
+    return FolderTaken(f"{data} is in use by process {owner}")
 
 
 def _lock(lock: int) -> bool:
