@@ -34,12 +34,15 @@ class Shell:
         self.folder = folder
         self.options = ("--config", str(folder / "waypost.toml"), "--data", str(folder / "data"))
 
-    def run(self, *words: str, options: tuple[str, ...] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, options: tuple[str, ...] | None = None, said: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [str(pathlib.Path(sys.executable).with_name("waypost")), *words]
         return subprocess.run(
             [*command, *(self.options if options is None else options)],
             cwd=self.folder,
             env={**os.environ, "HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder / "home")},
+            input=said,
             capture_output=True,
             text=True,
             timeout=60,

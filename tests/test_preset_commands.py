@@ -75,8 +75,10 @@ def test_a_preset_from_a_file_to_its_end(shell: Shell) -> None:
         ("p.json", '{"slug": "a", "visibility": "odd"}', "visibility: 'odd'"),
         ("p.json", '{"slug": "a", "odd": 1}', "odd: there is no such field"),
         ("p.json", '{"slug": "a", "params": {"temperature": 5}}', "params.temperature: "),
-        ("p.toml", 'slug = "a"\nparams = { x = 2026-01-01 }', "date"),
-        ("p.toml", 'slug = "a"\nparams = { x = inf }', "JSON"),
+        ("p.toml", 'slug = "a"\nparams = { x = 2026-01-01 }', "params.x: JSON has no date"),
+        ("p.toml", 'slug = "a"\nparams = { x = [1, inf] }', "params.x[1]: JSON has no inf"),
+        ("p.json", '{"slug": "a", "params": {"x": NaN}}', "params.x: JSON has no nan"),
+        ("p.json", '{"slug": "a", "name": ""}', "name: "),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: pathlib.Path, name: str, text: str, said: str) -> None:
@@ -84,6 +86,20 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: pathlib.Path, name: str, te
     (tmp_path / "waypost.toml").write_text('[providers.sim]\nbase_url = "http://127.0.0.1:9/v1"\nkeys = ["k"]\n')
     shell.good("accounts", "create", "ann")
     assert said in shell.bad("presets", "create", written(shell, name, text), "--account", "ann")
+
+
+def test_a_preset_through_a_pipe(tmp_path: pathlib.Path) -> None:
+    shell = Shell(tmp_path)
+    (tmp_path / "waypost.toml").write_text('[providers.sim]\nbase_url = "http://127.0.0.1:9/v1"\nkeys = ["k"]\n')
+    shell.good("accounts", "create", "ann")
+    made = shell.run(
+        "presets", "create", "/dev/stdin", "--account", "ann", said='{"slug": "a", "system_prompt": "Be terse."}'
+    )
+    assert (made.returncode, made.stderr, len(made.stdout)) == (0, "", 37), made
+    changed = shell.run("presets", "update", "a", "/dev/stdin", "--account", "ann", said='{"params": {"seed": 1}}')
+    assert changed.returncode == 0 and "is at version 2" in changed.stdout, changed
+    shown = json.loads(shell.good("presets", "show", "a", "--account", "ann"))
+    assert (shown["system_prompt"], shown["params"]) == ("Be terse.", {"seed": 1})
 
 
 def test_missing_things_are_said(tmp_path: pathlib.Path) -> None:

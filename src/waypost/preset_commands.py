@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ AccountOption = Annotated[str, Parameter(name="--account", help="Whose presets."
 PresetName = Annotated[str, Parameter(help="Its slug or id.")]
 File = Annotated[
     Path,
-    Parameter(help="JSON (.json) or TOML (.toml) with the fields of POST /v1/presets; - is JSON on standard input."),
+    Parameter(help="JSON, or TOML (.toml), with the fields of POST /v1/presets; /dev/stdin is JSON through a pipe."),
 ]
 META = ("slug", "name", "visibility")
 
@@ -75,7 +76,9 @@ def create_preset(
     if not isinstance(slug, str):
         fail(f"{file}: slug: is required, a string")
     check_meta(file, name, visibility)
-    message = CreatePreset(account, slug, name or slug, visibility or "private", encoded(file, fields))
+    message = CreatePreset(
+        account, slug, slug if name is None else name, visibility or "private", encoded(file, fields)
+    )
     print(record_of(ask(message, config, data)).id)
 
 
@@ -144,7 +147,7 @@ def read_file(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
         fields = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as error:
         fail(f"{path}: {error.strerror}")
@@ -165,10 +168,25 @@ def check_meta(file: Path, name: object, visibility: object) -> None:
 
 def encoded(file: Path, fields: dict[str, Any]) -> bytes:
     """A version's fields as JSON, or the end of the command: TOML has dates and inf, which JSON lacks."""
-    try:
-        return json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError) as error:
-        fail(f"{file}: {error}")
+    for where, value in leaves(fields):
+        if isinstance(value, float) and not math.isfinite(value):
+            fail(f"{file}: {where}: JSON has no {value}; write a finite number")
+        if not isinstance(value, str | int | float | None):
+            fail(f"{file}: {where}: JSON has no {type(value).__name__}; write it as a string, between quotes")
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def leaves(value: object, where: str = "") -> Iterator[tuple[str, object]]:
+    """What stands innermost in tables and lists, and where: `params.stop[1]`."""
+    match value:
+        case dict():
+            for name, each in value.items():
+                yield from leaves(each, f"{where}.{name}".removeprefix("."))
+        case list():
+            for number, each in enumerate(value):
+                yield from leaves(each, f"{where}[{number}]")
+        case _:
+            yield where, value
 
 
 def record_of(reply: object) -> PresetRecord:
