@@ -312,6 +312,27 @@ def test_a_reload_is_no_one_s_end(server: Waypost) -> None:
 # Starting
 
 
+@pytest.mark.parametrize(("option", "count"), [("0", os.cpu_count() or 1), ("1", 1)])
+def test_workers_of_the_command_line_go_first(tmp_path: pathlib.Path, option: str, count: int) -> None:
+    (tmp_path / "waypost.toml").write_text(f"[server]\nworkers = {(os.cpu_count() or 1) + 1}\n")
+    command = [str(pathlib.Path(sys.executable).with_name("waypost")), "serve", "--listen", "127.0.0.1:0"]
+    command += ["--config", str(tmp_path / "waypost.toml"), "--data", str(tmp_path / "data"), "--workers", option]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().decode().split(" at ")[1].strip()
+        waypost = Waypost(tmp_path, process, address)
+        wait_until(lambda: len(workers_of(waypost)) == count, "so many workers, once the greeting's process has ended")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE)
+
+
+def test_a_number_of_workers_below_zero(tmp_path: pathlib.Path) -> None:
+    done = serve(tmp_path, "127.0.0.1:0", workers="-1")
+    assert done.returncode == 2 and "--workers" in done.stderr and ">= 0" in done.stderr
+
+
 def test_nobody_is_let_in_before_keys_can_be_checked() -> None:
     """Whoever is let in is not told to come back later; before that, nobody listens, and nothing says it serves."""
     with tempfile.TemporaryDirectory(prefix="waypost-") as name:
@@ -356,12 +377,12 @@ def try_ready(waypost: Waypost) -> int:
 # Addresses
 
 
-def serve(folder: pathlib.Path, listen: str) -> subprocess.CompletedProcess[str]:
+def serve(folder: pathlib.Path, listen: str, workers: str = "2") -> subprocess.CompletedProcess[str]:
     """A `waypost serve` that is expected not to start."""
-    command = [str(pathlib.Path(sys.executable).with_name("waypost")), "serve", "--listen", listen, "--workers", "2"]
+    command = [str(pathlib.Path(sys.executable).with_name("waypost")), "serve", "--listen", listen]
     folder.mkdir(exist_ok=True)
     (folder / "empty.toml").write_text("")
-    command += ["--config", str(folder / "empty.toml"), "--data", str(folder / "data")]
+    command += ["--config", str(folder / "empty.toml"), "--data", str(folder / "data"), "--workers", workers]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from waypost import __version__
 from waypost.console import (
@@ -59,7 +60,8 @@ def serve(
     data: DataOption = None,
     listen: Annotated[str | None, Parameter(help="HOST:PORT or unix:PATH, instead of server.listen.")] = None,
     workers: Annotated[
-        int | None, Parameter(help="Worker processes, instead of server.workers; 0: one a core.")
+        int | None,
+        Parameter(help="Worker processes, instead of server.workers; 0: one a core.", validator=Number(gte=0)),
     ] = None,
 ) -> None:
     """Serve. Without a configuration: every provider whose usual key is in the environment, and route/demo."""
@@ -73,7 +75,8 @@ def serve(
         logs.configure(settings.server.log_format)
         address = listen or settings.server.listen
         parse_listen(address)
-        sockets = supervisor.bind(address, workers or settings.server.workers or os.cpu_count() or 1)
+        count = settings.server.workers if workers is None else workers
+        sockets = supervisor.bind(address, count or os.cpu_count() or 1)
         # Before anything of ours stands in it: another server that uses it must not notice.
         check_free(folder)
     except FolderUnusable as error:
@@ -115,7 +118,7 @@ def sim(
     listen: Annotated[str, Parameter(help="HOST:PORT (port 0: a free one) or unix:PATH.")] = "127.0.0.1:0",
     journal: Annotated[Path | None, Parameter(help="Append what is received and sent to this file.")] = None,
 ) -> None:
-    """Run the simulated provider on its own; it speaks OpenAI's format and fails on demand."""
+    """Run the simulated provider on its own; it speaks every format, by the path, and fails on demand."""
     from waypost.sim.app import run
 
     try:
