@@ -538,8 +538,9 @@ def test_a_preset_is_made_read_listed_and_deleted(ann: Tenant) -> None:
         ({"slug": "a", "params": {"stream": True}}, "params.stream"),
         ({"slug": "a", "tools": [{"type": "function"}]}, "tools[0].function.name"),
         ({"slug": "a", "provider": {"odd": 1}}, "provider.odd"),
+        ({"slug": "a", "cache": {"ttl": 0}}, "cache.ttl"),
+        ({"slug": "a", "cache": {"odd": 1}}, "cache.odd"),
         ({"slug": "a", "model": "@preset/b"}, "model"),
-        ({"slug": "a", "cache": {"ttl": 0}}, "cache"),
     ],
 )
 def test_what_is_wrong_is_named(ann: Tenant, body: dict[str, Any], param: str) -> None:

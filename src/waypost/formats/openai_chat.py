@@ -140,7 +140,7 @@ def wants_usage(fields: Fields) -> bool:
 def parse_object(body: bytes) -> Fields:
     """A JSON object of bearable shape by its top-level fields. Raises Refusal INVALID_REQUEST."""
     if not body:
-        raise Refusal("INVALID_REQUEST", "The body is empty; send a JSON object with model and messages.")
+        raise Refusal("INVALID_REQUEST", "The body is empty; send a JSON object.")
     if not body.isascii():
         check_utf8(body)
     check_shape(body)  # first: two million names would be decoded otherwise, only to be counted

@@ -18,7 +18,6 @@ from waypost.formats.openai_chat import parse_object
 from waypost.messages import Identity
 
 _identity = msgspec.msgpack.Decoder(Identity)
-_FIELD = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<field>[A-Za-z_]*).*`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 
@@ -94,13 +93,11 @@ def parse_id(text: str) -> int:
 
 
 def wrong_field(error: msgspec.ValidationError) -> Refusal:
-    """What msgspec says of a value, with the field's name in front."""
-    text = str(error)
-    for pattern, what in ((_UNKNOWN, "there is no such field"), (_MISSING, "is required")):
-        match = pattern.fullmatch(text)
+    """What msgspec says of a value, with the innermost field's name in front: `cache.ttl`, `tools[2]`."""
+    what, _, path = str(error).partition(" - at `$")
+    field = path.removesuffix("`").removesuffix("[...]").removeprefix(".")
+    for pattern, said in ((_UNKNOWN, "there is no such field"), (_MISSING, "is required")):
+        match = pattern.fullmatch(what)
         if match is not None:
-            return Refusal("INVALID_REQUEST", f"{match['field'][:100]}: {what}.", param=match["field"][:100])
-    match = _FIELD.fullmatch(text)
-    if match is None:
-        return Refusal("INVALID_REQUEST", f"{text}.")
-    return Refusal("INVALID_REQUEST", f"{match['field']}: {match['what']}.", param=match["field"] or None)
+            field, what = f"{field}.{match['field'][:100]}".removeprefix("."), said
+    return Refusal("INVALID_REQUEST", f"{field}: {what}." if field else f"{what}.", param=field or None)
