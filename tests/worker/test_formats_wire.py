@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.harness import Answer, Waypost, serving
+from tests.harness import Answer, Waypost, post, serving
 from tests.worker.vendor import Asked, Said, Teller, Vendor, events, message, said, text_frames, vending
 from waypost import config
 from waypost.formats import aws_signature
@@ -237,6 +237,29 @@ def test_a_token_that_cannot_be_had_moves_on() -> None:
             assert (alone.status, alone.code) == (502, "PROVIDER_ERROR") and "access token" in alone.json["error"][
                 "message"
             ]
+
+
+def test_a_token_that_does_not_come_ends_with_the_request() -> None:
+    over = threading.Event()
+
+    def tell(asked: Asked) -> Said:
+        over.wait(9)  # a token is waited for ten seconds
+        return said({"access_token": "ya29.late", "expires_in": 100})
+
+    text = '[providers.vertex]\nbase_url = "ROOT/v1"\nproject = "p"\nlocation = "us"\nkeys = ["metadata"]\n'
+    with vending(tell) as vendor:
+        environment = {"GCE_METADATA_HOST": vendor.root.removeprefix("http://")}
+        text = f"{text}[routing]\ndeadline = 0.5\n".replace("ROOT", vendor.root)
+        with serving(text, environment=environment) as gateway:
+            ends = [gateway.ask("vertex/claude-sonnet-4-5", stream=stream) for stream in (False, True)]
+            with gateway.connect() as client:
+                body = json.dumps({"model": "vertex/gemini-embedding-001", "input": "x"}).encode()
+                client.send(post("/v1/embeddings", body, *gateway.credentials))
+                ends.append(client.answer())
+            over.set()
+    assert [(end.status, end.code) for end in ends] == [(504, "PROVIDER_TIMEOUT")] * 3
+    assert [end.header("x-attempts") for end in ends[:2]] == ["0", "0"], "it ended before the token came"
+    assert "time for the whole request" in ends[0].json["error"]["message"]
 
 
 @pytest.mark.parametrize("field", ["private_key", "client_email", "project_id"])

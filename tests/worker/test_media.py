@@ -25,6 +25,9 @@ from waypost.errors import Refusal
 from waypost.formats.format import Model, Unsupported
 from waypost.http.fetch import MOST_BYTES, FetchFailed, Medium
 from waypost.worker import media
+from waypost.worker.asking import in_time
+from waypost.worker.outcome import Unanswered
+from waypost.worker.tries import LATE
 
 ALL = Model(id="m", inputs=frozenset({"text", "image", "pdf", "video"}), urls=frozenset())
 PICTURE, PAPER, FILM = "https://a.example/b.png", "https://a.example/c.PDF?x=1", "https://a.example/d.mp4"
@@ -92,6 +95,26 @@ def test_what_cannot_be_had(urls: list[str], param: str, why: str) -> None:
     with pytest.raises(Refusal, match=why) as caught:
         asyncio.run(media.fetched(asked, media.places(asked, ALL), fetch))
     assert caught.value.param == param and caught.value.status == 400
+
+
+def test_fetching_ends_with_the_request() -> None:
+    async def never() -> Chat:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def waits() -> None:
+        late = asyncio.ensure_future(never())
+        with pytest.raises(Unanswered) as caught:
+            await in_time(late, 0.01)
+        assert caught.value.outcome.kind is LATE
+        gone = asyncio.ensure_future(never())
+        caller = asyncio.ensure_future(in_time(gone, 60))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait({late, gone, caller})
+        assert late.cancelled() and gone.cancelled()
+
+    asyncio.run(waits())
 
 
 def test_the_setting_and_the_guard() -> None:

@@ -71,6 +71,9 @@ BY_NAME: dict[str, FailureClass] = {row.name: row for row in TABLE}
 HEDGED = FailureClass("hedged", "HEDGED", "target", False, "nothing", "another attempt of the request answered first")
 """What became of an attempt that was given up for another. It is no failure, and no request ends with it."""
 
+OUT_OF_TIME = "the time for the whole request is over"
+"""What is said of "deadline"."""
+
 CREDENTIALS = frozenset({401, 402})
 MISCONFIGURED = frozenset({404, 407})
 

@@ -16,6 +16,7 @@ from waypost.formats.format import Format, Reading, Unsupported
 from waypost.formats.openai_chat import ChatRequest, render_request
 from waypost.formats.openai_request import parse_chat
 from waypost.http.exchange import Exchange
+from waypost.policy.failures import OUT_OF_TIME
 from waypost.policy.preferences import Preferences
 from waypost.worker import media
 from waypost.worker.accented_relay import AccentedStream, AccentedWhole
@@ -27,7 +28,7 @@ from waypost.worker.needs import check_needs
 from waypost.worker.outcome import Outcome, Unanswered
 from waypost.worker.relay import Relay, Stamp, StreamRelay, WholeRelay
 from waypost.worker.translate import StreamTranslator, Terms, WholeTranslator
-from waypost.worker.tries import NO_TOKEN, UNABLE
+from waypost.worker.tries import LATE, UNABLE, without_token
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
@@ -44,12 +45,20 @@ class Asking:
     """Owned by one request. Nothing is read before the first upstream of another format is tried."""
 
     def __init__(
-        self, worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, preferences: Preferences
+        self,
+        worker: Worker,
+        exchange: Exchange,
+        entry: Entry,
+        request: ChatRequest,
+        preferences: Preferences,
+        ends: float,
     ) -> None:
+        """`ends`: when the request's time is over, by the worker's clock."""
         self._worker = worker
         self._exchange = exchange
         self._entry = entry
         self._request = request
+        self._ends = ends
         self._requires_parameters = preferences.require_parameters
         self._chat: Chat | None = None
         self._fetched: dict[frozenset[str], Chat] = {}  # by the URLs that were fetched
@@ -61,7 +70,7 @@ class Asking:
         except Unsupported as lacks:
             raise Unanswered(Outcome(UNABLE, lacks.message, param=lacks.param)) from None
         except CredentialsUnavailable as error:
-            raise Unanswered(Outcome(NO_TOKEN, str(error))) from None
+            raise Unanswered(without_token(error)) from None
 
     async def _put(self, upstream: Upstream, dialect: Dialect | None, stamp: Stamp) -> Put:
         request = self._request
@@ -70,7 +79,7 @@ class Asking:
         chat = await self._prepared(dialect)
         rendered = dialect.format.render_request(chat, dialect.model)
         dropped = self._dropped(rendered.dropped, upstream)
-        sent = await dialect.render(rendered, request.stream)
+        sent = await dialect.render(rendered, request.stream, self._ends - self._worker.clock())
         judge = judge_of(chat.response_format, rendered.reading, dialect.model.schema)
         relay = self._translator(dialect.format, rendered.reading, judge, not chat.reasoning.exclude, stamp)
         return relay, self._headers(upstream, dropped), sent
@@ -133,7 +142,7 @@ class Asking:
         known = self._fetched.get(frozenset(found))
         if known is None:
             fetching = asyncio.ensure_future(media.fetched(chat, found, self._worker.fetcher.fetch))
-            known = self._fetched[frozenset(found)] = await fetching
+            known = self._fetched[frozenset(found)] = await in_time(fetching, self._ends - self._worker.clock())
         return known
 
     def _dropped(self, dropped: tuple[str, ...], upstream: Upstream) -> tuple[str, ...]:
@@ -141,6 +150,17 @@ class Asking:
         if dropped and self._requires_parameters:
             raise Unsupported(dropped[0], f"{upstream.provider}/{upstream.model} has no such parameter")
         return dropped
+
+
+async def in_time(fetching: asyncio.Future[Chat], seconds: float) -> Chat:
+    """Its result. Raises Unanswered where it takes longer; who waits no more, for whatever reason, ends it."""
+    try:
+        done, _ = await asyncio.wait({fetching}, timeout=seconds)
+    finally:
+        fetching.cancel()
+    if not done:
+        raise Unanswered(Outcome(LATE, OUT_OF_TIME, was_made=False))
+    return fetching.result()
 
 
 def accented(stamp: Stamp, request: ChatRequest, accent: Accent, show_reasoning: bool) -> Relay:

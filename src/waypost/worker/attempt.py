@@ -9,7 +9,7 @@ import time
 from waypost.http.client import BROKEN, BUSY, CLOSED, CONNECT_TIMEOUT, ClientConnection, UpstreamFailure, find_header
 from waypost.http.exchange import Outlet
 from waypost.http.timers import NEVER, TICK, Deadlines
-from waypost.policy.failures import BY_NAME
+from waypost.policy.failures import BY_NAME, OUT_OF_TIME
 from waypost.worker.guard import Guard
 from waypost.worker.outcome import ANSWERED, Outcome, Page, outcome_of_status, quoted
 from waypost.worker.relay import Relay, UpstreamError
@@ -19,7 +19,6 @@ from waypost.worker.walk import Signal
 log = logging.getLogger("waypost.attempt")
 
 ERROR_LIMIT = 64 * 1024  # bytes of an upstream's error that are read
-OUT_OF_TIME = "the time for the whole request is over"
 WAITING = b": waypost is waiting for the model\n\n"
 
 

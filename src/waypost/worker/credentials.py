@@ -19,6 +19,7 @@ from waypost.http.client import UpstreamFailure
 from waypost.http.pool import Names, Pool, Target
 from waypost.http.proxy import proxy_for
 from waypost.http.timers import Deadlines
+from waypost.policy.failures import OUT_OF_TIME
 
 log = logging.getLogger("waypost.credentials")
 
@@ -42,7 +43,9 @@ METADATA_PATH: Final = "/computeMetadata/v1/instance/service-accounts/default/to
 
 
 class CredentialsUnavailable(Exception):
-    """A token could not be fetched; the message names no secret."""
+    """A token could not be fetched; the message names no secret. `is_late`: the time to wait for it was over."""
+
+    is_late = False
 
 
 class Credential(Protocol):
@@ -51,8 +54,8 @@ class Credential(Protocol):
     def headers(self, path: str, body: bytes, sent: Headers) -> Headers | None:
         """What to send besides `sent`; None where `fetch` must bring a token first."""
 
-    def fetch(self) -> Awaitable[None]:
-        """Raises CredentialsUnavailable."""
+    def fetch(self, seconds: float) -> Awaitable[None]:
+        """Raises CredentialsUnavailable, after so many seconds at the latest."""
 
     def secrets(self) -> tuple[str, ...]:
         """What no answer may carry on."""
@@ -69,7 +72,7 @@ class Key:
         """The header."""
         return self._headers
 
-    async def fetch(self) -> None:
+    async def fetch(self, seconds: float) -> None:
         """It is there."""
 
     def secrets(self) -> tuple[str, ...]:
@@ -91,7 +94,7 @@ class AwsKey:
         """A signature over all of it."""
         return aws_signature.authorize(self._key, "POST", self._host, path, body, sent, self._region, self._wall())
 
-    async def fetch(self) -> None:
+    async def fetch(self, seconds: float) -> None:
         """It is there."""
 
     def secrets(self) -> tuple[str, ...]:
@@ -160,11 +163,16 @@ class Token:
             self._begin()
         return (("authorization", f"Bearer {self._value}"),) if left > MARGIN_SECONDS else None
 
-    async def fetch(self) -> None:
+    async def fetch(self, seconds: float) -> None:
         """Wait for a good token. Raises CredentialsUnavailable."""
         self._begin()
-        if self._fetching is not None:
-            await asyncio.shield(self._fetching)  # one caller hanging up must not end it for the others
+        fetching = self._fetching
+        if fetching is not None:
+            await asyncio.wait({fetching}, timeout=seconds)  # one caller who gives up must not end it for the others
+            if not fetching.done():
+                late = CredentialsUnavailable(OUT_OF_TIME)
+                late.is_late = True
+                raise late
         if self._ends - self._clock() <= MARGIN_SECONDS:
             raise CredentialsUnavailable(self._why)
 

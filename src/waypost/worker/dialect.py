@@ -91,11 +91,13 @@ class Speech:
                 return Token(account_grant(read_account(self.provider, key), deadlines, names))
         return Key("authorization", f"Bearer {key}", key)
 
-    async def render(self, credential: Credential, rendered: Rendered, accept: str = "application/json") -> bytes:
-        """One whole request. Raises CredentialsUnavailable."""
+    async def render(
+        self, credential: Credential, rendered: Rendered, seconds: float, accept: str = "application/json"
+    ) -> bytes:
+        """One whole request, within so many seconds. Raises CredentialsUnavailable."""
         path, body = self.path + rendered.path, rendered.body
         sent = TYPE + rendered.headers
-        credentials = await authorized(credential, path, body, sent)
+        credentials = await authorized(credential, path, body, sent, seconds)
         lines = "".join([f"{name}: {value}\r\n" for name, value in sent + credentials])
         head = (
             f"POST {path} HTTP/1.1\r\nhost: {self.host}\r\n{lines}accept: {accept}\r\naccept-encoding: identity\r\n"
@@ -104,11 +106,11 @@ class Speech:
         return head.encode("ascii") + body
 
 
-async def authorized(credential: Credential, path: str, body: bytes, sent: Headers) -> Headers:
-    """The credentials of one request. Raises CredentialsUnavailable."""
+async def authorized(credential: Credential, path: str, body: bytes, sent: Headers, seconds: float) -> Headers:
+    """The credentials of one request, within so many seconds. Raises CredentialsUnavailable."""
     headers = credential.headers(path, body, sent)
     if headers is None:
-        await credential.fetch()
+        await credential.fetch(seconds)
         headers = credential.headers(path, body, sent)
         if headers is None:
             raise CredentialsUnavailable("the access token is good for too short a time")
@@ -126,10 +128,10 @@ class Dialect:
         self.accent = accent_of(speech) if self.format is None else None
         self.model = model_of(speech, model, self.format, settings)
 
-    async def render(self, rendered: Rendered, stream: bool) -> bytes:
-        """One whole request. Raises CredentialsUnavailable."""
+    async def render(self, rendered: Rendered, stream: bool, seconds: float) -> bytes:
+        """One whole request, within so many seconds. Raises CredentialsUnavailable."""
         events = EVENTS.get(self.speech.kind, "text/event-stream")
-        return await self.speech.render(self._credential, rendered, events if stream else "application/json")
+        return await self.speech.render(self._credential, rendered, seconds, events if stream else "application/json")
 
     def read_error(self, status: int, head: bytes, body: bytes) -> Complaint:
         """A status that is not 200, with its head in lower case."""

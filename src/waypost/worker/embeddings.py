@@ -49,7 +49,7 @@ from waypost.worker.outcome import Outcome, Unanswered, outcome_of_status, quote
 from waypost.worker.relay import BODY_LIMIT
 from waypost.worker.resolve import Resolved
 from waypost.worker.serve import Operation
-from waypost.worker.tries import NO_TOKEN, UNABLE, ending_of, failed
+from waypost.worker.tries import UNABLE, ending_of, failed, without_token
 from waypost.worker.upstreams import Upstream, openai_path
 
 if TYPE_CHECKING:
@@ -264,13 +264,13 @@ async def send(tried: Try, rendered: Rendered) -> Reply:
     upstream = tried.upstream
     timeouts = upstream.timeouts
     try:
-        sent = await upstream.speech.render(upstream.credential, rendered)
+        sent = await upstream.speech.render(upstream.credential, rendered, tried.ends - tried.clock())
         tried.was_sent = True
         left = tried.ends - tried.clock()
         total = min(timeouts.first_byte, timeouts.total, left)
         reply = await call(upstream.pool, sent, limit=BODY_LIMIT, connect=timeouts.connect, total=total)
     except CredentialsUnavailable as error:
-        raise Unanswered(Outcome(NO_TOKEN, str(error))) from None
+        raise Unanswered(without_token(error)) from None
     except UpstreamFailure as failure:
         kind = failure.kind
         if kind == TIMEOUT:

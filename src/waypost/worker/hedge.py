@@ -140,7 +140,7 @@ class Race:
     async def _begin_beside(self, first: Leg, stamp: Stamp) -> Leg | None:
         """Ask another; None: there is nobody, or it is not needed any more."""
         worker, trail, entry = self._worker, self._trail, self.entry
-        asking = Asking(worker, self._exchange, entry, self._request, self._preferences)
+        asking = Asking(worker, self._exchange, entry, self._request, self._preferences, self._ends)
         while (ticket := trail.begin_beside(worker.clock())) is not None:
             upstream: Upstream = ticket.candidate.upstream
             metadata = stamp.metadata.of(ticket) if stamp.metadata is not None else None

@@ -26,7 +26,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     `committed`: part of the answer has reached the caller, so no other upstream may take over.
     `retry_after` is the upstream's own hint in seconds; `status` its status, 0 if none came; `param` the request's
-    field that it complains about.
+    field that it complains about. `was_made` False: it ended before anything was asked of the upstream itself.
     """
 
     kind: FailureClass | None
@@ -35,6 +35,7 @@ class Outcome(msgspec.Struct, frozen=True):
     status: int = 0
     param: str | None = None
     retry_after: int | None = None
+    was_made: bool = True
 
     @property
     def code(self) -> str:

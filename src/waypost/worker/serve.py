@@ -152,7 +152,7 @@ async def answer(
                     headers = success_headers(worker, exchange, request, upstream, entry.request_id, entry.attempts + 1)
                     sent = upstream.render(render_request(request, upstream.model_field), request.stream)
                 else:  # another format: the request is translated, and so is the answer
-                    asking = asking or Asking(worker, exchange, entry, request, found.asked.preferences)
+                    asking = asking or Asking(worker, exchange, entry, request, found.asked.preferences, deadline)
                     relay, headers, sent = await asking.put(upstream, upstream.dialect, stamp)
                 guard = Guard(found.route.pace, trail, clock) if found.route.pace is not None else None
                 attempt = Attempt(

@@ -14,13 +14,14 @@ from waypost.errors import Refusal
 from waypost.policy.failures import BY_NAME
 from waypost.policy.trail import Lacking, Ticket, Trail
 from waypost.worker.books import Entry
+from waypost.worker.credentials import CredentialsUnavailable
 from waypost.worker.outcome import Outcome, Tried
 from waypost.worker.walk import Signal
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
 
-UNABLE, NO_TOKEN = BY_NAME["unable"], BY_NAME["token"]
+UNABLE, NO_TOKEN, LATE = BY_NAME["unable"], BY_NAME["token"], BY_NAME["deadline"]
 
 KEPT_BACK = "The upstream refused or broke off; its words are kept back, since the preset is another account's."
 
@@ -35,7 +36,7 @@ def failed(
     now = worker.clock()
     if outcome.kind is UNABLE:
         return trail.unable(ticket, now, worker.dice, outcome.message, outcome.param)
-    if outcome.kind is not NO_TOKEN:
+    if outcome.was_made:
         entry.failed_attempt(outcome, int((now - ticket.began) * 1000), tried)
     log.warning("%s %r: %s", entry.request_id.decode(), ticket.candidate, outcome.message)
     return trail.failed(
@@ -48,6 +49,11 @@ def failed(
         message=outcome.message,
         committed=outcome.committed,
     )
+
+
+def without_token(why: CredentialsUnavailable) -> Outcome:
+    """What it means that no access token was to be had for the upstream."""
+    return Outcome(LATE if why.is_late else NO_TOKEN, str(why), was_made=False)
 
 
 def ending_of(
