@@ -36,6 +36,7 @@ class Attempt:
     _head = b""
     _body: list[bytes] | None = None  # an error's body, collected
     _heard = 0.0  # when the upstream's latest bytes came; 0 before the first
+    _told = 0.0  # when the caller was last told that we wait
     first_token = 0.0  # when the answer's first meaningful event was passed on, on the clock of the loop; 0 before
     _is_paused = False
 
@@ -293,8 +294,10 @@ class Attempt:
         else:
             if self._guard is not None and now >= self._guard.until:
                 self._let_go(self._guard)
-            silent = now - (self._heard or self._sent)
-            if silent >= self._keepalive and not self._is_paused:
+            # What comes before the answer begins (a role, the upstream's own comments) does not reach the caller.
+            said = max(self._told, self._heard if self.committed else self._sent)
+            if now - said >= self._keepalive and not self._is_paused:
+                self._told = now
                 self._start()
                 self._exchange.write(WAITING)
             self.deadline = min(limit, self._ends, now + self._patience)
