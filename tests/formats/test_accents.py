@@ -473,6 +473,38 @@ def test_documents() -> None:
         messages("mistral", {"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]})
 
 
+def picture(url: str) -> Json:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def test_a_pdf_in_a_pictures_place_is_a_file() -> None:
+    url = "data:application/pdf;base64,AAAA"
+    words = {"type": "text", "text": "Read"}
+    (made,) = messages("openai", {"role": "user", "content": [words, picture(url), picture("https://a.example/x")]})
+    file = {"type": "file", "file": {"filename": "document.pdf", "file_data": url}}
+    assert made["content"] == [words, file, picture("https://a.example/x")]
+    (made,) = messages("mistral", {"role": "user", "content": [{"type": "image_url", "image_url": url}]})
+    assert made["content"] == [{"type": "document_url", "document_url": url}]
+
+
+def test_pictures_in_results_follow_them() -> None:
+    seen, words = picture("data:image/png;base64,AAAA"), {"type": "text", "text": "Seen:"}
+    calls = [{"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}} for id in ("a", "b")]
+    asked = {"role": "assistant", "content": None, "tool_calls": calls}
+    results = [
+        {"role": "tool", "tool_call_id": "a", "content": [words, seen]},
+        {"role": "tool", "tool_call_id": "b", "content": [seen]},
+    ]
+    made = messages("openai", HELLO, asked, *results, HELLO)
+    told = [{"type": "text", "text": "The result of a:"}, seen, {"type": "text", "text": "The result of b:"}, seen]
+    assert made == [
+        HELLO, asked, {**results[0], "content": [words]}, {**results[1], "content": "It follows."},
+        {"role": "user", "content": told}, HELLO,
+    ]  # fmt: skip
+    assert messages("openai", HELLO, asked, *results) == made[:-1]
+    assert messages("openrouter", HELLO, asked, *results) == [HELLO, asked, *results]
+
+
 def test_messages_that_are_none() -> None:
     for broken in ([3, {"role": "developer"}], [{"role": 3, "name": "developer"}]):
         with pytest.raises(Refusal):

@@ -32,6 +32,8 @@ ONLY_JSON = "Answer with one JSON object and nothing else: no other words, no co
 ANY_OBJECT = b'{"type":"json_schema","json_schema":{"name":"response","schema":{"type":"object"}}}'
 ONE = msgspec.Raw(b"1")
 FILE = msgspec.Raw(b'"file"')
+PICTURE = msgspec.Raw(b'"image_url"')
+PAPER = b'"data:application/pdf'
 EMPTY_LIST = msgspec.Raw(b"[]")
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -299,14 +301,16 @@ def converse(messages: msgspec.Raw, accent: Accent) -> bytes | None:
     """The messages in the accent; None where nothing in them must change. Raises Refusal."""
     text = bytes(messages)
     plain, others = needles(accent)
-    has_others = text.find(b"_") >= 0 and any(text.find(needle) >= 0 for needle in others)
+    has_others = text.find(b"_") >= 0 and (
+        any(text.find(needle) >= 0 for needle in others) or has_misplaced_media(text, accent)
+    )
     if not has_others and not any(text.find(needle) >= 0 for needle in plain):
         return None
     try:
         said = decode_objects(messages)
         for message in said:
             change_message(message, accent)
-        return encode(said)
+        return encode(said if accent.result_pictures else with_pictures_apart(said))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid("messages", f"are not what they should be: {error}") from None
 
@@ -324,6 +328,13 @@ def needles(accent: Accent) -> tuple[list[bytes], list[bytes]]:
     if accent.documents != "file":
         found.add(b'"file"')
     return sorted(one for one in found if b"_" not in one), sorted(one for one in found if b"_" in one)
+
+
+def has_misplaced_media(messages: bytes, accent: Accent) -> bool:
+    """May there be a PDF where a picture is said to be, or a picture in a tool's result that takes none?"""
+    if messages.find(bytes(PICTURE)) < 0:
+        return False
+    return messages.find(PAPER) >= 0 or (not accent.result_pictures and messages.find(b'"tool_call_id"') >= 0)
 
 
 def unknown(accent: Accent) -> frozenset[str]:
@@ -368,19 +379,50 @@ def change_content(message: Object, accent: Accent) -> None:
     """Parts of content: no breakpoints where they are not known, documents as the provider writes them."""
     content = message.get("content", NULL)
     has_mark = "cache_control" not in accent.keeps and has(content, b'"cache_control"')
-    has_file = accent.documents != "file" and has(content, b'"file"')
-    if not begins(content, b"[") or not (has_mark or has_file):
+    has_paper = has(content, bytes(PICTURE)) and has(content, PAPER)
+    has_file = accent.documents != "file" and (has_paper or has(content, b'"file"'))
+    if not begins(content, b"[") or not (has_mark or has_file or has_paper):
         return
     parts = decode_objects(content)
     for part in parts:
         if has_mark:
             part.pop("cache_control", None)
+        if has_paper and part.get("type") == PICTURE and has(part["image_url"], PAPER):
+            image = decode_any(part.pop("image_url"))
+            url = image if isinstance(image, str) else image["url"]
+            part["type"] = FILE
+            part["file"] = msgspec.Raw(encode({"filename": "document.pdf", "file_data": url}))
         if has_file and part.get("type") == FILE:
             url = document_url(decode_object(part["file"]))
             part.clear()
             part["type"] = msgspec.Raw(encode(accent.documents))
             part[accent.documents] = msgspec.Raw(encode(url))
     message["content"] = msgspec.Raw(encode(parts))
+
+
+def with_pictures_apart(messages: list[Object]) -> list[Object]:
+    """Messages in which pictures follow the results of a turn, in the user's name, where they stood in them."""
+    made: list[Object] = []
+    apart: list[Any] = []
+    for message in messages:
+        is_result = "tool_call_id" in message
+        if apart and not is_result:
+            made.append(said_by_user(apart))
+            apart = []
+        content = message.get("content", NULL)
+        if is_result and begins(content, b"[") and has(content, bytes(PICTURE)):
+            parts = decode_objects(content)
+            pictures = [part for part in parts if part.get("type") == PICTURE]
+            words = [part for part in parts if part.get("type") != PICTURE]
+            apart += [{"type": "text", "text": f"The result of {decode_text(message['tool_call_id'])}:"}, *pictures]
+            message["content"] = msgspec.Raw(encode(words or "It follows."))
+        made.append(message)
+    return [*made, said_by_user(apart)] if apart else made
+
+
+def said_by_user(parts: list[Any]) -> Object:
+    """A message of the user's."""
+    return {"role": msgspec.Raw(b'"user"'), "content": msgspec.Raw(encode(parts))}
 
 
 def document_url(file: Object) -> str:

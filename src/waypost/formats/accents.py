@@ -60,6 +60,7 @@ class Accent(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     names: bool = True  # messages may have a name
     call_id: str = ""  # the only ids of calls that it takes: a pattern
     documents: Literal["file", "document_url"] = "file"  # how a document is written
+    result_pictures: bool = False  # pictures may stand in a tool's result; else they follow it in the user's name
     switches: tuple[Switch, ...] = ()
     replay: Literal["", "reasoning_content", "reasoning", "parts"] = ""  # how an assistant's reasoning comes back
     keeps: frozenset[str] = frozenset()  # extensions in messages that it understands: reasoning_details, cache_control
@@ -178,7 +179,7 @@ ACCENTS: dict[str, Accent] = {
         replay="reasoning_content",
     ),
     "openrouter": Accent(
-        replay="reasoning",
+        replay="reasoning", result_pictures=True,
         keeps=frozenset({"reasoning", "reasoning_content", "reasoning_details", "cache_control"}),
         switches=(
             Switch(
@@ -190,7 +191,7 @@ ACCENTS: dict[str, Accent] = {
     ),
     "mistral": Accent(
         limit="max_tokens", developer=False, renames={"seed": "random_seed"}, choices={"required": "any"},
-        call_id="[a-zA-Z0-9]{9}", documents="document_url", replay="parts", stream_usage=False,
+        call_id="[a-zA-Z0-9]{9}", documents="document_url", result_pictures=True, replay="parts", stream_usage=False,
         drops=frozenset({"logit_bias", "logprobs", "top_logprobs", "user", "service_tier", "store", "top_k"}),
         switches=(
             Switch(models="magistral", on={"prompt_mode": "reasoning"}),
