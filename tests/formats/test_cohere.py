@@ -214,6 +214,11 @@ def test_only_the_first_call_where_parallel_ones_were_forbidden() -> None:
     assert [one.id for one in both(said).tool_calls] == ["t1", "t2"]
 
 
+def test_a_call_without_arguments_has_the_empty_object() -> None:
+    choice = both(answer(reason="TOOL_CALL", tool_calls=[call(arguments=""), call("g", "t2")]))
+    assert [one.function.arguments for one in choice.tool_calls] == ["{}", '{"city":"Köln"}']
+
+
 def test_fences_and_names() -> None:
     choice = both(answer(text('```json\n{"a": 1}\n```')), Reading(strip_fences=True))
     assert json.loads(choice.text or "") == {"a": 1}
@@ -455,6 +460,16 @@ def test_a_turn_with_calls() -> None:
     assert made[2] == {"role": "tool", "tool_call_id": "t1", "content": "(no output)"}
     foreign = {"type": "reasoning.text", "text": "Hm", "signature": "s", "format": "anthropic-claude-v1"}
     assert "tool_plan" not in body(HELLO, {**CALLED, "reasoning_details": [foreign]}, RESULT)["messages"][1]
+
+
+def test_what_clients_and_models_leave_half_done() -> None:
+    made, request = rendered(stop=["a", "b", "c", "d", "e", "f"])
+    assert made["stop_sequences"] == ["a", "b", "c", "d", "e"] and request.dropped == ("stop",)
+    parts = [{"type": "text", "text": ""}, {"type": "text", "text": "x"}]
+    assert body({"role": "user", "content": parts})["messages"] == [{"role": "user", "content": parts[1:]}]
+    broken = {"id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"city":"Kö'}}
+    made = body(HELLO, {"role": "assistant", "tool_calls": [broken]}, RESULT)["messages"][1]["tool_calls"][0]
+    assert json.loads(made["function"]["arguments"]) == {"invalid_json": '{"city":"Kö'}
 
 
 def test_pictures() -> None:

@@ -35,6 +35,7 @@ from waypost.formats.format import (
     Unsupported,
     encode,
     invalid,
+    parse_arguments,
     parts_of,
     settle_thinking,
     text_of,
@@ -46,6 +47,7 @@ __all__ = ["known_model", "parse_error", "parse_response", "render_request", "st
 
 Block = dict[str, Any]
 
+MOST_STOPS = 5
 NO_OUTPUT = "(no output)"
 ONLY_JSON = "Answer with one JSON object and nothing else: no other words, no code fence."
 SCHEMA_TOOL = "structured_answer"
@@ -118,6 +120,7 @@ def unheard(chat: Chat) -> list[str]:
         "frequency_penalty": (chat.frequency_penalty or 0) < 0,
         "presence_penalty": (chat.presence_penalty or 0) < 0,
         "top_logprobs": bool(chat.top_logprobs),
+        "stop": len(chat.stop) > MOST_STOPS,
         "user": bool(chat.user),
         "service_tier": chat.service_tier not in ("", "auto", "default"),
         "cache_control": chat.cache_control is not None,
@@ -129,7 +132,7 @@ def add_numbers(body: dict[str, Any], chat: Chat) -> None:
     """Limits and sampling, each within what Cohere takes."""
     said = {
         "max_tokens": chat.max_tokens,
-        "stop_sequences": list(chat.stop) or None,
+        "stop_sequences": chat.stop[:MOST_STOPS] or None,
         "temperature": None if chat.temperature is None else min(chat.temperature, 1),
         "p": None if chat.top_p is None else min(max(chat.top_p, 0.01), 0.99),
         "k": None if chat.top_k is None else min(chat.top_k, 500),
@@ -266,7 +269,7 @@ class Conversation:
 
     def _assistant(self, message: AssistantMessage, place: int) -> list[Block]:
         """Thinking and words; beside calls, words are the plan to make them."""
-        content = [block for block in self._blocks(message.content, place) if block["text"]]
+        content = self._blocks(message.content, place)
         if not content and message.refusal:
             content = [{"type": "text", "text": message.refusal}]
         mine = [detail for detail in message.reasoning_details or () if detail.format == COHERE]
@@ -283,7 +286,8 @@ class Conversation:
         return [made]
 
     def _call(self, call: ToolCall) -> Block:
-        function = {"name": self._names.fit(call.function.name), "arguments": call.function.arguments or "{}"}
+        arguments = bytes(parse_arguments(call.function.arguments)).decode()
+        function = {"name": self._names.fit(call.function.name), "arguments": arguments}
         return {"id": call.id, "type": "function", "function": function}
 
     def _content(self, content: Content, place: int) -> str | list[Block]:
@@ -291,7 +295,9 @@ class Conversation:
         return content if isinstance(content, str) else self._blocks(content, place)
 
     def _blocks(self, content: Content, place: int) -> list[Block]:
-        return [self._block(part, f"messages[{place}].content[{at}]") for at, part in enumerate(parts_of(content))]
+        """Parts as blocks, without empty text."""
+        made = [self._block(part, f"messages[{place}].content[{at}]") for at, part in enumerate(parts_of(content))]
+        return [block for block in made if block.get("text") != ""]
 
     def _block(self, part: Part, param: str) -> Block:
         """One part. Raises Unsupported for what Cohere can't take in."""

@@ -185,7 +185,7 @@ def parse_response(body: bytes, reading: Reading) -> Completion:
                 logprobs = []
             events += reader.close()
         for call in message.tool_calls or ():
-            events += reader.call(call)
+            events += reader.call(call) + reader.end_call()
         for raw in message.citations or ():
             events += reader.cite(raw)
         events += reader.stop(answer.finish_reason, "")
@@ -250,6 +250,8 @@ class Stream:
                 return reader.call(message.tool_calls)
             case "tool-call-delta" if isinstance(message.tool_calls, Call):
                 return reader.argue((message.tool_calls.function or Function()).arguments)
+            case "tool-call-end":
+                return reader.end_call()
             case "citation-start" if message.citations != ABSENT:
                 return reader.cite(message.citations)
             case "message-start":
@@ -258,7 +260,7 @@ class Stream:
                 return self._finish(delta)
             case "" if event.message:
                 return [self._fail(failed(event.message, "error_event"))]
-        return []  # the end of a call or a citation, or an event that is newer than this
+        return []  # the end of a citation, or an event that is newer than this
 
     def _finish(self, delta: Delta) -> list[AnyEvent]:
         reason = delta.finish_reason or ("ERROR" if delta.error else "COMPLETE")
@@ -286,6 +288,7 @@ class Reader:
         self._calls = 0
         self._is_answering = False  # the call that is open is the answer
         self._is_skipping = False  # the call that is open is not for the caller
+        self._is_argued = False  # the call that is open has said arguments
         self._is_schema = False  # the answer has come by the schema's tool
         self._held: list[str] = []  # words that are said only if it has not
         self._thoughts = 0
@@ -366,6 +369,7 @@ class Reader:
         function = call.function or Function()
         self._is_answering = bool(self._reading.schema_tool) and function.name == self._reading.schema_tool
         self._is_schema = self._is_schema or self._is_answering
+        self._is_argued = False
         self._is_skipping = self._reading.first_call_only and self._calls > 0 and not self._is_answering
         if not (self._is_skipping or self._is_answering):
             self._calls += 1
@@ -377,7 +381,12 @@ class Reader:
         """More of the open call's arguments."""
         if not text or self._is_skipping:
             return []
+        self._is_argued = True
         return [TextDelta(text)] if self._is_answering else [ArgumentsDelta(self._calls - 1, text)]
+
+    def end_call(self) -> list[AnyEvent]:
+        """The open call is complete: without arguments, it has the empty object, which callers can decode."""
+        return [] if self._is_argued else self.argue("{}")
 
     # Citations
 
