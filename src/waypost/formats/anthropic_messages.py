@@ -244,6 +244,8 @@ def add_thinking(body: dict[str, Any], chat: Chat, model: Model, thinking: Think
     """`thinking`, the effort, and `max_tokens`, which holds both thoughts and answer."""
     limit = chat.max_tokens or model.default_output
     if thinking.on and model.reasoning == "adaptive":
+        if chat.max_tokens is None:
+            limit += thinking.budget or model.budgets["medium"]  # what is usual is for the words
         body["thinking"] = {"type": "adaptive", "display": "summarized"}
         if thinking.effort is not None:
             body["output_config"] = {"effort": thinking.effort}
