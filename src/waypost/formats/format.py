@@ -39,7 +39,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from waypost.chat import CacheControl, Chat, Content, Effort, Object, Part, TextPart
+from waypost.chat import Chat, Content, Effort, Object, Part, TextPart
 from waypost.completion import AnyEvent, Completion, Failed, Fault, How
 from waypost.errors import Refusal
 
@@ -189,13 +189,6 @@ def words_of(content: Content) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.text for part in content or () if isinstance(part, TextPart))
-
-
-def last_cache_control(parts: Sequence[Part], own: CacheControl | None) -> CacheControl | None:
-    """The breakpoint at the end of a message: of the message itself, or of its last part."""
-    if own is not None or not parts:
-        return own
-    return getattr(parts[-1], "cache_control", None)
 
 
 def split_data_url(url: str) -> tuple[str, str] | None:
