@@ -74,6 +74,8 @@ def refused(call: Any, *args: Any) -> Refusal:
         ("@preset/", Reference("")),
         ("@preset/Coder", Reference("Coder")),
         ("@preset/c:d:9", Reference("c:d:9")),
+        ("@preset/coder:0", Reference("coder:0")),  # no version, and not the one that counts
+        ("@preset/coder:03", Reference("coder:03")),
         ("gpt-4o", None),
         ("vendor/presets/x", None),
         ("preset/coder", None),

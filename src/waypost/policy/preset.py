@@ -20,7 +20,9 @@ Fields = dict[str, msgspec.Raw]
 is_slug = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}").fullmatch
 is_id = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 REFERENCE_LENGTH = 512  # characters: a model's name, a preset's, and suffixes
-_plain = re.compile(r"(?P<name>[^:@]*)(?::(?P<version>[0-9]{1,9}))?(?P<suffixes>(?::[a-z]+)*)", re.DOTALL).fullmatch
+_plain = re.compile(
+    r"(?P<name>[^:@]*)(?::(?P<version>[1-9][0-9]{0,8}))?(?P<suffixes>(?::[a-z]+)*)", re.DOTALL
+).fullmatch
 
 NULL: Final = msgspec.Raw(b"null")
 ABSENT: Final = msgspec.Raw(b"")
