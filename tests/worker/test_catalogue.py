@@ -326,6 +326,16 @@ def test_allowed_is_the_callers(server: Waypost) -> None:
         assert (shown["allowed"], shown["id"], shown["tier"]) == (False, "route/told", "max")
 
 
+def test_a_chains_link_is_shown_though_no_list_knows_it(server: Waypost) -> None:
+    key = key_on(server, "max")
+    for name in ("whatever", "lab/whatever"):
+        shown = get(server, f"/v1/models/{name}", key).json
+        assert (shown["id"], shown["providers"], shown["allowed"]) == (name, ["lab"], True)
+        assert shown["context_length"] is None and "pricing" not in shown
+    assert get(server, "/v1/models/lab/whatever", key_on(server, "free")).json["allowed"] is False
+    assert [get(server, f"/v1/models/{name}", key).status for name in ("lab/odd", "nobody/whatever")] == [404, 404]
+
+
 def test_answers_are_as_the_document_says_and_an_sdk_reads_them(server: Waypost) -> None:
     components = json.loads(document())["components"]
     key = key_on(server, "max")

@@ -77,6 +77,11 @@ def native_card(
     return render(name, links, None, settings, created, about)
 
 
+def unlisted_card(name: str, links: Links, settings: config.Config, created: int) -> Card:
+    """A name that stands for links of the configuration's: what it says of their provider, and no more is known."""
+    return render(name, links, None, settings, created, (settings.providers[links[0][0]].context, {}, "", ""))
+
+
 def render(
     name: str,
     links: Links,

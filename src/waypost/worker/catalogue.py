@@ -13,7 +13,7 @@ import msgspec
 from waypost import config
 from waypost.listing import FindNative, ListNatives, NativeRecord, NativeRecords
 from waypost.messages import AnyMessage, Failed
-from waypost.worker.cards import Card, card, native_card, price_row, render_card
+from waypost.worker.cards import Card, card, native_card, price_row, render_card, unlisted_card
 from waypost.worker.link import KeeperUnavailable, Link
 from waypost.worker.natives import PATIENCE_SECONDS, Natives
 from waypost.worker.upstreams import Snapshot, bare_ids, listed_providers, priced_providers
@@ -73,13 +73,17 @@ class Catalogue:
     async def find(self, snapshot: Snapshot, name: str) -> msgspec.Raw | None:
         """The card of a name that is not listed but may be called: an alias, or `provider/model`.
 
-        None where the price list does not know it. Raises Refusal UNAVAILABLE when the keeper cannot say.
+        None where neither the price list nor any chain knows it. Raises Refusal UNAVAILABLE when the keeper cannot say.
         """
         links = snapshot.links(name) or []
         providers = [provider for provider, _ in links]
         listed = tuple(name for name in providers if name in snapshot.listed) if links else snapshot.listed
         records = await self._natives.find(listed, links[0][1] if links else name)
-        return render_card(native_card(name, records, self._settings, self._created, providers)) if records else None
+        if records:
+            return render_card(native_card(name, records, self._settings, self._created, providers))
+        if snapshot.is_named(name):
+            return render_card(unlisted_card(name, links, self._settings, self._created))
+        return None
 
     def listing(self, shown: Shown) -> bytes:
         """OpenAI's list of the models that a plan allows, and a key on it."""
