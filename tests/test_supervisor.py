@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -323,6 +324,28 @@ def test_workers_of_the_command_line_go_first(tmp_path: pathlib.Path, option: st
         address = process.stdout.readline().decode().split(" at ")[1].strip()
         waypost = Waypost(tmp_path, process, address)
         wait_until(lambda: len(workers_of(waypost)) == count, "so many workers, once the greeting's process has ended")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE)
+
+
+def test_the_command_that_is_printed_makes_a_key_of_this_server(tmp_path: pathlib.Path) -> None:
+    (folder := tmp_path / "a folder").mkdir()
+    (folder / "waypost.toml").write_text("[plans.free]\n[plans.max]\n")
+    program = str(pathlib.Path(sys.executable).with_name("waypost"))
+    command = [program, "serve", "--listen", "127.0.0.1:0", "--workers", "1", "--config", "waypost.toml"]
+    process = subprocess.Popen(
+        [*command, "--data", "data"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert process.stdout is not None
+        waypost = Waypost(folder, process, process.stdout.readline().decode().split(" at ")[1].strip())
+        printed = process.stdout.readline().decode().partition("a key: waypost ")[2]
+        words = shlex.split(printed.replace("NAME", "ann").replace("PLAN", "max"))
+        made = subprocess.run([program, *words], cwd="/", capture_output=True, text=True, timeout=60, check=True)
+        with waypost.connect() as client:
+            client.send(f"GET /v1/key HTTP/1.1\r\nhost: w\r\nx-api-key: {made.stdout.strip()}\r\n\r\n".encode())
+            assert client.answer().status == 200
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=DEADLINE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shlex
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +85,10 @@ def serve(
     except (ConfigError, ValueError, OSError) as error:
         fail(str(error))
     simulator = None if path is not None else simulator_socket(folder)
-    greeter = greeting.Greeting(folder, settings, greeting.address_of(sockets[0], settings), fresh=path is None)
+    given = (("--config", config), ("--data", data))
+    options = "".join(f" {name} {shlex.quote(str(value.absolute()))}" for name, value in given if value is not None)
+    base_url = greeting.address_of(sockets[0], settings)
+    greeter = greeting.Greeting(folder, settings, base_url, fresh=path is None, options=options)
     raise SystemExit(
         supervisor.Supervisor(
             settings,

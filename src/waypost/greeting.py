@@ -20,12 +20,16 @@ LOOK = 2.0  # seconds that one look may take
 class Greeting:
     """Printed by a process of its own, since only a running keeper can make a key."""
 
-    def __init__(self, folder: pathlib.Path, settings: Config, address: str, fresh: bool) -> None:
-        """`fresh`: there is no configuration, so make a key and show how to use it."""
+    def __init__(self, folder: pathlib.Path, settings: Config, address: str, fresh: bool, options: str) -> None:
+        """`fresh`: there is no configuration, so make a key and show how to use it.
+
+        `options` are those by which other commands find this server.
+        """
         self._folder = folder
         self._settings = settings
         self._address = address
         self._fresh = fresh
+        self._options = options
 
     def send(self) -> None:
         """Fork, wait until it serves, print, end."""
@@ -60,7 +64,7 @@ class Greeting:
         count = len(self._settings.models)
         print(f"Waypost serves {count} model{'' if count == 1 else 's'} at {self._address}", flush=True)
         if not self._fresh:
-            print("  a key: waypost keys create --account NAME --plan PLAN")
+            print(f"  a key: waypost keys create --account NAME --plan PLAN{self._options}")
             return
         reply = await administer(self._folder, self._settings, CreateKey("demo", None, "waypost serve"))
         if not isinstance(reply, CreatedKey):
