@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.harness import Answer, Waypost, provider, serving
@@ -109,6 +110,11 @@ class Interrupted:
         self.gate = threading.Event()
         self.said = Said(b"".join(events), type=kind, pause=len(b"".join(events[:stays])), gate=self.gate)
 
+    def at_once(self) -> Interrupted:
+        """All in one write."""
+        self.said = msgspec.structs.replace(self.said, gate=None)
+        return self
+
     def __call__(self, asked: Asked) -> Said:
         return self.said
 
@@ -140,6 +146,18 @@ def test_after_the_first_words_the_error_is_said(
     assert answer.text and not any(
         choice["finish_reason"] for chunk in answer.chunks[:-1] for choice in chunk["choices"]
     )
+
+
+@every
+@pytest.mark.parametrize("fault", ["sse-error-after-6", "overloaded-after-6"])
+def test_an_error_in_the_same_read_as_the_first_words_falls_back(
+    scripted: tuple[Waypost, Vendor], simulator: Running, name: str, fault: str
+) -> None:
+    server, vendor = scripted
+    vendor.tell = Interrupted(simulator, name, fault, 0).at_once()
+    answer = ask(server, f"{name}/{fault}", stream=True)
+    assert told(answer) == [(name, "error_event"), ("two", "")]
+    assert is_second_alone(answer) and answer.header("x-attempts") == "2"
 
 
 @every

@@ -65,9 +65,8 @@ def server(simulator: Running) -> Iterator[Waypost]:
         "both": ["one/words-12+gap-302", "two/words-12+gap-303"],
         "quick": ["one/words-200", "two/demo"],
         "short": ["one/words-2", "two/demo"],
-        "errs": ["one/sse-error-after-3+words-40", "two/demo"],
+        "errs": ["one/sse-error-after-3+words-40+gap-100", "two/demo"],
         "stalls": ["one/stall-after-3+words-40", "two/demo"],
-        "unguarded": ["one/sse-error-after-3+words-41", "two/demo"],
         "hedged": ["late/hang+words-1", "two/words-12+gap-304"],
         "spoken": ["late/stall-after-3+words-42", "two/words-200"],
     }
@@ -80,7 +79,7 @@ def server(simulator: Running) -> Iterator[Waypost]:
         text += provider(name, f"{root}/words-20+gap-300{path}", format=f'"{name}"')
         chains[name] = [f"{name}/{model}", "two/demo"]
     for name, links in chains.items():
-        pace = "" if name == "unguarded" else "min_throughput = 20\n"
+        pace = "min_throughput = 20\n"
         pace += "hedge = 0.2\n" if name == "hedged" else "hedge = 1.5\n" if name == "spoken" else ""
         text += f'[models."g/{name}"]\nchain = {links}\n{pace}'.replace("'", '"')
     with serving(text) as waypost:
@@ -130,11 +129,6 @@ def test_whole_answers_are_not_judged(server: Waypost) -> None:
 def test_what_goes_wrong_in_the_first_words_falls_back(server: Waypost, name: str, kind: str) -> None:
     answer = ask(server, name)
     assert told(answer) == [("one", kind), ("two", "")] and answer.events[-1] == b"[DONE]"
-
-
-def test_without_the_guard_it_is_too_late_then(server: Waypost) -> None:
-    answer = ask(server, "unguarded")
-    assert told(answer) == [("one", "error_event")] and "error" in answer.chunks[-1]
 
 
 def test_who_is_asked_beside_another_is_judged_too(server: Waypost) -> None:

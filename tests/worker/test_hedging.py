@@ -305,8 +305,11 @@ def test_both_may_fail(pair: Pair, stream: bool) -> None:
 
 
 def test_who_has_won_and_breaks_is_not_replaced(pair: Pair) -> None:
-    late, second = Gate(after=says("first", True)), plays(ROLE + words("sec", "ond") + ERROR)
+    late, second = Gate(after=says("first", True)), Gate(before=ROLE + words("sec", "ond"), after=ERROR)
     with pair.asking("breaks-s", late, second, stream=True) as client:
+        said = client.until(b'"ond"')
+        second.open.set()
+        client.unread = said + client.unread
         answer = client.answer()
     assert late.is_cancelled.wait(DEADLINE) and answer.text == "second"
     assert answer.chunks[-1]["error"]["code"] == "PROVIDER_ERROR" and answer.events[-1] == b"[DONE]"

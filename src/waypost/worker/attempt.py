@@ -161,9 +161,7 @@ class Attempt:
         try:
             out = relay.feed(data)
         except UpstreamError as error:
-            if error.before and (self.committed or self._guard is None):
-                self._commit()
-                self._exchange.write(error.before)
+            self._pass_on(error)
             self._give_up(UpstreamFailure(error.kind, str(error)))
             return
         if relay.done:
@@ -217,6 +215,7 @@ class Attempt:
         try:
             out = self.relay.end()
         except UpstreamError as error:
+            self._pass_on(error)
             self._settle(self._outcome_of(failure or UpstreamFailure(error.kind, str(error))))
         else:
             self._finish(out)
@@ -248,6 +247,11 @@ class Attempt:
             self._exchange.start(200, self.headers)
 
     # Failures
+
+    def _pass_on(self, error: UpstreamError) -> None:
+        """What came ahead of it in the same read. The first words are kept: another may take over, unless some left."""
+        if error.before and self.committed:
+            self._exchange.write(error.before)
 
     def _give_up(self, why: UpstreamFailure | Outcome) -> None:
         connection, self._connection = self._connection, None

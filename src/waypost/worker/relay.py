@@ -39,8 +39,8 @@ EMPTY = re.compile(rb"\[\s*\]")
 class UpstreamError(Exception):
     """The upstream's answer is an error, or not the answer it claims to be; the message is fit for the caller.
 
-    `before`: bytes for the caller that came ahead of the error in the same read. `kind` is one of
-    `policy.failures.TABLE`.
+    `before`: bytes for the caller that came ahead of the error in the same read; they go out only behind others, since
+    an answer of which nothing has left may still be another's. `kind` is one of `policy.failures.TABLE`.
     """
 
     before = b""
@@ -255,9 +255,8 @@ class StreamRelay:
                 if payload is not None and not self.done:
                     out.append(self._last() if payload == b"[DONE]" else self._chunk(payload))
         except UpstreamError as error:
-            if self._committed:  # what came before the error has been said, and is passed on
-                error.before = b"".join(out)
-                out.clear()
+            error.before = b"".join(out)
+            out.clear()
             raise
         if not self._committed and len(out) <= HELD_EVENTS and sum(map(len, out)) <= HELD_LIMIT:
             return b""

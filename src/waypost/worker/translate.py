@@ -184,8 +184,7 @@ class StreamTranslator:
                     self.observed += 1
                 case Failed():
                     error = UpstreamError(event.fault.message or "the upstream sent an error in its stream", event.how)
-                    if self._is_committed:  # what came before the error has been said, and is passed on
-                        error.before = self._renderer.feed(events)
+                    error.before = self._renderer.feed(events)
                     raise error
         return self._renderer.feed(events)
 
