@@ -32,6 +32,14 @@ def test_crockford_base_32() -> None:
         assert decoded(crockford(number, 5)) == number and len(crockford(number, 5)) == 10
 
 
+def test_every_millisecond_is_told_in_full() -> None:
+    now = [0.0]
+    mint = Minter(lambda: now[0] / 1000)
+    for milliseconds in (1, 1023, 1024, 2**20 - 1, 2**20, 2**20 + 1, 2**30, 2**40 + 12345, 2**40 + 2**20):
+        now[0] = milliseconds + 0.5
+        assert decoded(mint()[9:19]) == milliseconds
+
+
 def test_a_hundred_thousand_rise_and_differ() -> None:
     mint = Minter()
     made = [mint() for _ in range(100_000)]

@@ -25,12 +25,14 @@ class Minter:
     Of the 26 characters the first ten are the time in milliseconds. A clock that goes back does not take ids with it.
     """
 
-    __slots__ = ("_clock", "_count", "_latest", "_prefix", "_stem")
+    __slots__ = ("_age", "_clock", "_count", "_head", "_latest", "_prefix", "_stem")
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._latest = 0
-        self._prefix = b""  # all that stays the same within a millisecond
+        self._age = -1  # some 17 minutes, counted since 1970: 2**20 milliseconds
+        self._head = b""  # all that stays the same within one
+        self._prefix = b""  # and within a millisecond
         self._draw()
 
     def _draw(self) -> None:
@@ -38,16 +40,22 @@ class Minter:
         self._stem = crockford(drawn >> 30, 5)
         self._count = drawn & 0x1FFF_FFFF
 
+    def _enter(self, now: int) -> None:
+        """A later millisecond: its last four characters are made anew, and all ten hardly ever."""
+        self._latest = now
+        if now >> 20 != self._age:
+            self._age = now >> 20
+            self._head = b"chatcmpl_" + crockford(self._age, 3)
+        self._prefix = self._head + PAIRS[now >> 10 & 1023] + PAIRS[now & 1023] + self._stem
+
     def __call__(self) -> bytes:
         """A new id: `chatcmpl_` and 26 characters."""
         now = int(self._clock() * 1000)
         if now > self._latest:
-            self._latest = now
-            self._prefix = b"chatcmpl_" + crockford(now, 5) + self._stem
+            self._enter(now)
         count = self._count = self._count + 1
         if count >> 30:
             self._draw()
-            self._latest += 1  # the new numbers may be lower: they belong to a later time
-            self._prefix = b"chatcmpl_" + crockford(self._latest, 5) + self._stem
+            self._enter(self._latest + 1)  # the new numbers may be lower: they belong to a later time
             count = self._count
         return self._prefix + PAIRS[count >> 20] + PAIRS[count >> 10 & 1023] + PAIRS[count & 1023]
