@@ -44,6 +44,8 @@ def gate(body: bytes) -> Refusal | None:
 @example(b'{"messages":[1],"messages":[1]}')
 @example(b'{"x":"messages","messages":[{"model":1,"model":2}],"model":"m"}')
 @example(b'{"x":{"messages":[7]},"messages":[7],"model":"m","model":"n"}')
+@example(b'{"stop":["a:b"],"messages":["a:b"],"model":"m","model":"n"}')
+@example(b'{"stop":[1],"model":"m","model":"n","messages":["0123456789"]}')
 @example(b'{"mess\\u0061ges":["a:b"],"messages":["a:b"],"model":"m"}')
 @example(b'{"messages":[],"x":":","model":"a","model":"a"}')
 @example(b'{"x\\\\":"\\"model\\":","model":"a"}')
