@@ -94,18 +94,28 @@ def cost(price: Price, usage: Usage) -> int:
 def exact_cost(price: Price, usage: Usage) -> int:
     """The same in femto-dollars, before it is rounded."""
     rates = price.tiers[0].rates if len(price.tiers) == 1 else tier_of(price, usage.prompt).rates
+    plain = usage.fresh * rates.fresh + usage.output * rates.output + price.request * MILLION
+    if not (
+        usage.cache_read
+        or usage.cache_write_5m
+        or usage.cache_write_1h
+        or usage.audio_input
+        or usage.image_input
+        or usage.reasoning
+        or usage.audio_output
+        or usage.image_output
+    ):
+        return plain  # most answers have nothing else; a look costs less than eight products
     return (
-        usage.fresh * rates.fresh
+        plain
         + usage.cache_read * rates.cache_read
         + usage.cache_write_5m * rates.cache_write_5m
         + usage.cache_write_1h * rates.cache_write_1h
         + usage.audio_input * rates.audio_input
         + usage.image_input * rates.image_input
-        + usage.output * rates.output
         + usage.reasoning * rates.reasoning
         + usage.audio_output * rates.audio_output
         + usage.image_output * rates.image_output
-        + price.request * MILLION
     )
 
 
@@ -148,7 +158,8 @@ def most(tier: Tier, prompt_tokens: int, completion_tokens: int) -> int:
 
 def prompt_cost(price: Price, tokens: int) -> int:
     """Nano-dollars for a prompt of text alone, rounded down."""
-    return tier_of(price, tokens).rates.fresh * tokens // MILLION + price.request
+    tier = price.tiers[0] if len(price.tiers) == 1 else tier_of(price, tokens)
+    return tier.rates.fresh * tokens // MILLION + price.request
 
 
 def formula(price: Price, usage: Usage) -> tuple[Charge, ...]:

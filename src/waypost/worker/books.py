@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import astuple
 
 from waypost.config import Config, Plan
 from waypost.dollars import render_dollars
@@ -401,7 +402,7 @@ class Entry:
         books = self._books
         upstream = self.attempt.upstream if self.attempt is not None else None
         self.attempt = None  # or entry, attempt and relay would hold each other until the collector comes
-        tokens = usage.prompt + usage.completion if requests else 0
+        tokens = sum(astuple(usage)) if requests else 0
         price, cost, saved = "", 0, 0
         if upstream is not None and requests and upstream.price is not None:
             price, cost = upstream.price.version, cost_of(upstream.price, usage)
