@@ -52,19 +52,21 @@ def in_batches(lines, cuts):
 @given(journals())
 def test_every_cut_gives_the_same_sums(drawn):
     lines, requests, final, cuts = drawn
-    spent, sums, rows, finals, attempts = Counter(), Counter(), [], [], 0
+    spent, sums, rows, begun, finals, attempts = Counter(), Counter(), [], [], [], 0
     for batch in in_batches(lines, cuts):
         assert batch.faults == []
         spent.update(batch.spent["1-0"])
         rows += batch.requests
+        begun += batch.begun
         finals += batch.finals
         attempts += len(batch.attempts)
         for key, each in batch.days.items():
             for column, value in enumerate(each):
                 sums[(*key, column)] += value
-    assert sorted(row[0] for row in rows) == sorted(id.decode() for id in requests)
-    assert sum(row[11] is not None for row in rows) + len(finals) == len(final)
-    assert all(len(row) == 27 for row in rows) and all(len(row) == 17 for row in finals)
+    assert sorted(row[0] for row in rows + begun) == sorted(id.decode() for id in requests)
+    assert {row[0] for row in rows} | {row[-1] for row in finals} == {id.decode() for id in final}
+    assert {row[-1] for row in finals} <= {row[0] for row in begun}
+    assert all(len(row) == size for each, size in ((rows, 27), (begun, 11), (finals, 17)) for row in each)
     assert attempts == sum(type(line) is Attempted for line in lines)
     wanted_spent, wanted = Counter(), Counter()
     for id, line in requests.items():
@@ -113,14 +115,14 @@ def test_lines_that_come_twice_count_once(drawn, data):
     once = pair([Piece("1-0", lines, {})], NOON)
     twice = pair([Piece("1-0", lines, {}), Piece("2-0", again, {})], NOON)
     assert len(twice.faults) == len(again)
-    assert (twice.days, twice.requests) == (once.days, once.requests)
+    assert (twice.days, twice.requests, twice.begun) == (once.days, once.requests, once.begun)
     assert twice.spent["1-0"] == once.spent["1-0"] and not any(twice.spent["2-0"].values())
 
 
 def test_known_ids_are_left_out_with_everything_about_them():
     attempt = Attempted(id_of(1), 1, NOON, "", "", "", 0, 0)
     batch = pair([Piece("1-0", [opened(1), attempt, settled(1), opened(2)], {})], NOON, {id_of(1)})
-    assert [row[0] for row in batch.requests] == [id_of(2).decode()]
+    assert (batch.requests, [row[0] for row in batch.begun]) == ([], [id_of(2).decode()])
     assert (len(batch.faults), batch.days, batch.attempts) == (3, {}, [])
 
 

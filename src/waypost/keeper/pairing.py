@@ -32,7 +32,8 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self.requests: list[tuple[object, ...]] = []  # final ones, and at the end those still open
+        self.requests: list[tuple[object, ...]] = []  # that are over
+        self.begun: list[tuple[object, ...]] = []  # columns up to `journal`: of those still open
         self.finals: list[tuple[object, ...]] = []  # columns from `status` on, then the id: of rows that are open
         self.attempts: list[tuple[object, ...]] = []
         self.days: dict[DayKey, list[int]] = {}
@@ -105,7 +106,7 @@ def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes], seen: set
         else:
             batch.tallies.append(line)
     for opened in new.values():
-        batch.requests.append((*opened_columns(opened, journal), *_NOT_SETTLED))
+        batch.begun.append(opened_columns(opened, journal))
         for meter, units in opened.holds:
             spent[meter] = spent.get(meter, 0) + units
     batch.opened[journal] = new
@@ -158,9 +159,6 @@ def settled_columns(line: Settled) -> tuple[object, ...]:
         shown(line.source),
         line.saved,
     )
-
-
-_NOT_SETTLED = (None,) * 16
 
 
 def attempted_columns(line: Attempted) -> tuple[object, ...]:

@@ -90,6 +90,7 @@ def _work(batch: Batch, moves: Sequence[Move]) -> list[_Step]:
     steps = [
         _Step("move", positions),
         _Step("requests", batch.requests),
+        _Step("begun", batch.begun),
         _Step("finals", batch.finals),
         _Step("attempts", batch.attempts),
         _Step("days", [(*key, *sums) for key, sums in sorted(batch.days.items())]),
@@ -108,6 +109,7 @@ def _missing(step: _Step, changed: int) -> int:
 
 # The statements
 
+_BEGUN = list(requests.columns)[:11]
 _FINAL = [column.name for column in requests.columns][11:]
 
 
@@ -141,6 +143,7 @@ def _sqlite_statements() -> dict[str, str]:
     return {
         "move": 'UPDATE journals SET segment = ?, "offset" = ? WHERE name = ? AND segment = ? AND "offset" = ?',
         "requests": insert(requests),
+        "begun": insert(requests, _BEGUN),
         "finals": f"UPDATE requests SET {settings} WHERE id = ? AND status IS NULL",  # noqa: S608
         "attempts": insert(attempts),
         "days": f"{insert(days)} {_ADD_DAYS}",
@@ -156,8 +159,8 @@ def _postgres_statements() -> dict[str, str]:
     def arrays(columns: Sequence[Column[Any]]) -> str:
         return ", ".join(f"${number}::{_array_of(column)}" for number, column in enumerate(columns, 1))
 
-    def insert(table: Table) -> str:
-        columns = list(table.columns)
+    def insert(table: Table, columns: Sequence[Column[Any]] | None = None) -> str:
+        columns = columns or list(table.columns)
         return f"INSERT INTO {table.name} ({_names(columns)}) SELECT * FROM unnest({arrays(columns)})"  # noqa: S608
 
     final = [requests.c[name] for name in _FINAL]
@@ -168,6 +171,7 @@ def _postgres_statements() -> dict[str, str]:
         "AS new (segment, position, name, old_segment, old_position) "
         'WHERE journals.name = new.name AND journals.segment = old_segment AND journals."offset" = old_position',
         "requests": insert(requests),
+        "begun": insert(requests, _BEGUN),
         "finals": f"UPDATE requests SET {settings} FROM unnest({arrays([*final, requests.c.id])}) "  # noqa: S608
         f"AS new ({_names(_FINAL)}, id) WHERE requests.id = new.id AND requests.status IS NULL",
         "attempts": insert(attempts),

@@ -67,7 +67,7 @@ class Positions:
     async def existing(self, batch: Batch) -> frozenset[bytes]:
         """The requests that `batch` would insert, itself or an attempt of theirs, and that are there already."""
         found: set[str] = set()
-        ids = [str(row[0]) for row in batch.requests]
+        ids = [str(row[0]) for row in (*batch.requests, *batch.begun)]
         tried = {(row[0], row[1]) for row in batch.attempts}
         async with self._database.reading() as connection:
             for start in range(0, len(ids), CHUNK):
