@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sqlite3
 from typing import Any
 
 from sqlalchemy import URL, Connection, event
@@ -29,6 +30,12 @@ _PRAGMAS: dict[str, object] = {
     "synchronous": 2,
     "foreign_keys": 1,
 }
+
+
+# The driver asks about every value that is no plain int, float or text how it is to be adapted; with no answer it looks
+# in three more places, which takes longer than all else about the value.
+sqlite3.register_adapter(bool, int)
+sqlite3.register_adapter(bytes, bytes)
 
 
 async def open_sqlite(path: pathlib.Path) -> Database:
