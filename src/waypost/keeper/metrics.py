@@ -13,11 +13,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import astuple
 
 from waypost.dollars import NANO
 from waypost.errors import BY_CODE
 from waypost.keeper.pairing import Batch
-from waypost.records import Opened, Settled, Usage
+from waypost.records import Settled, Usage
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -43,13 +44,14 @@ class Gauges(msgspec.Struct, frozen=True):
 
 
 class Histogram:
-    """Observations of one series, by bucket; the last bucket is for what is above all bounds."""
+    """Observations of one series, in milliseconds, by bucket; the last bucket is for what is above all bounds."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = [bound * 1000 for bound in bounds]
         self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self.total = 0
 
 
 class Metrics:
@@ -71,8 +73,16 @@ class Metrics:
 
     def on_batch(self, batch: Batch) -> None:
         """Count what is now in the books."""
+        alike: dict[tuple[str, str, str, int], list[Settled]] = {}
         for opened, settled in batch.settled:
-            self._count(opened, settled)
+            model = opened.model if opened.model in self._named else self._label(opened.model, settled)
+            key = (model, settled.provider, opened.plan, settled.status)
+            group = alike.get(key)
+            if group is None:
+                group = alike[key] = []
+            group.append(settled)
+        for (model, provider, plan, status), group in alike.items():
+            self._count(model, provider, plan, status, group)
         for attempted in batch.attempted:
             self._attempts[attempted.provider, attempted.code] += 1
         for tally in batch.tallies:
@@ -81,29 +91,28 @@ class Metrics:
             self._lease_calls += tally.takes
             self._key_look_ups += tally.look_ups
 
-    def _count(self, opened: Opened, settled: Settled) -> None:
-        model, provider = self._label(opened.model, settled), settled.provider
-        self._requests[model, provider, opened.plan, str(settled.status)] += 1
-        if settled.code and settled.code not in BY_CODE:  # what was said to a caller is in the workers' tallies
-            self._errors[settled.code,] += 1
-        if settled.requests:
-            tokens = self._tokens.get((model, provider))
-            if tokens is None:
-                tokens = self._tokens[model, provider] = [0] * len(Usage.__struct_fields__)
-            for number, count in enumerate(msgspec.structs.astuple(settled.usage)):
-                if count:
-                    tokens[number] += count
-            self._cost[model, provider, opened.plan] += settled.cost
-        if settled.source:
-            self._repeated[model,] += 1
-        if settled.provider:
-            observe(self._latency, (model, provider), LATENCY, settled.latency / 1000)
-            if settled.first_token:
-                observe(self._first_token, (model, provider), FIRST_TOKEN, settled.first_token / 1000)
+    def _count(self, model: str, provider: str, plan: str, status: int, group: list[Settled]) -> None:
+        """Requests whose labels are the same, a column at a time."""
+        self._requests[model, provider, plan, str(status)] += len(group)
+        for code in [settled.code for settled in group if settled.code]:
+            if code not in BY_CODE:  # what was said to a caller is in the workers' tallies
+                self._errors[code,] += 1
+        counted = [settled for settled in group if settled.requests]
+        if counted:
+            usages = [astuple(settled.usage) for settled in counted]
+            tokens = self._tokens.get((model, provider)) or [0] * len(Usage.__struct_fields__)
+            self._tokens[model, provider] = [*map(sum, zip(tokens, *usages, strict=True))]
+            self._cost[model, provider, plan] += sum([settled.cost for settled in counted])
+        repeated = [settled for settled in group if settled.source]
+        if repeated:
+            self._repeated[model,] += len(repeated)
+        if provider:
+            observe(self._latency, (model, provider), LATENCY, [settled.latency for settled in group])
+            first = [settled.first_token for settled in group if settled.first_token]
+            observe(self._first_token, (model, provider), FIRST_TOKEN, first)
 
     def _label(self, model: str, settled: Settled) -> str:
-        if model in self._named:
-            return model
+        """The label of a model that has no name here; a good answer gives it one."""
         if settled.code or len(self._named) >= MODELS:
             return OTHER
         self._named.add(model)
@@ -146,13 +155,16 @@ class Metrics:
         yield from gauges(self._gauges())
 
 
-def observe(series: dict[Labels, Histogram], labels: Labels, bounds: tuple[float, ...], seconds: float) -> None:
-    """One more observation."""
+def observe(series: dict[Labels, Histogram], labels: Labels, bounds: tuple[float, ...], times: list[int]) -> None:
+    """More observations, in milliseconds."""
+    if not times:
+        return
     found = series.get(labels)
     if found is None:
         found = series[labels] = Histogram(bounds)
-    found.counts[bisect_left(bounds, seconds)] += 1
-    found.total += seconds
+    for time in times:
+        found.counts[bisect_left(found.bounds, time)] += 1
+    found.total += sum(times)
 
 
 def counter(name: str, about: str, labels: Labels, values: Mapping[Labels, float]) -> Metric:
@@ -174,7 +186,7 @@ def histogram(
     family = HistogramMetricFamily(f"waypost_{name}", about, labels=labels)
     for key, value in series.items():
         sums = accumulate(value.counts)
-        family.add_metric(key, list(zip([*map(str, bounds), "+Inf"], sums, strict=True)), value.total)
+        family.add_metric(key, list(zip([*map(str, bounds), "+Inf"], sums, strict=True)), value.total / 1000)
     return family
 
 
