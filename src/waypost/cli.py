@@ -174,7 +174,8 @@ def explain(
 
     for number, each in enumerate(able, 1):
         state = state_of(each.candidate, explained.now)
-        add(str(number), each.candidate, names[each.candidate.lane], state, *(", ".join(each.dropped) for _ in deaf))
+        breaker = f"{state}, asked all the same" if plan.forced and state != "closed" else state
+        add(str(number), each.candidate, names[each.candidate.lane], breaker, *(", ".join(each.dropped) for _ in deaf))
     for candidate, why in explained.rehearsal.unable:
         add("-", candidate, "", f"unable: {why}")
     for dropped in plan.dropped:

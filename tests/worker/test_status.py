@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.harness import provider, serving
+import pathlib
+import subprocess
+import sys
+
+from tests.harness import Waypost, provider, serving, wait_until
 from tests.sim.running import Running
 from waypost.messages import BreakerNews, BreakerRow
 from waypost.policy.health import Health
@@ -85,7 +89,20 @@ def test_who_has_only_timed_out_is_not_healthy(simulator: Running) -> None:
             said = client.answer().json
             return tuple({each["name"]: each["status"] for each in said[what]} for what in ("providers", "models"))  # type: ignore[return-value]
 
+        assert explained(waypost, "late") == "closed"
         assert waypost.ask("late").status == 504
         assert shown() == ({"late": "unknown", "well": "unknown"}, {"late": "unknown", "both": "unknown"})
         assert waypost.ask("both").header("x-provider") == "well"
         assert shown() == ({"late": "unknown", "well": "healthy"}, {"late": "unknown", "both": "healthy"})
+        for _ in range(4):
+            waypost.ask("late")
+        wait_until(lambda: explained(waypost, "late") == "open, asked all the same", "the last one not to be ejected")
+        assert explained(waypost, "both") == "closed"
+
+
+def explained(waypost: Waypost, model: str) -> str:
+    """The breaker of the first that would be asked."""
+    command = [str(pathlib.Path(sys.executable).with_name("waypost")), "explain", model]
+    command += ["--config", str(waypost.folder / "waypost.toml"), "--data", str(waypost.folder / "data")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return told[2].strip().split("  ")[-1].strip()
