@@ -134,6 +134,14 @@ def test_plain_fields() -> None:
     assert sorted(request.dropped) == ["frequency_penalty", "logit_bias", "logprobs", "seed", "stop"]
 
 
+def test_users_that_anthropic_does_not_want_to_know() -> None:
+    for user in ("ann@mail.example", "u" * 257):
+        made, request = rendered(user=user)
+        assert "metadata" not in made and request.dropped == ("user",)
+    for user in ("u" * 256, '{"device": "a", "at": "@"}', "ann@home"):
+        assert body(safety_identifier=user)["metadata"] == {"user_id": user}
+
+
 def test_sampling_as_far_as_the_model_goes() -> None:
     made, request = rendered(temperature=0.5, top_p=0.9)
     assert made["temperature"] == 0.5 and "top_p" not in made and request.dropped == ("top_p",)

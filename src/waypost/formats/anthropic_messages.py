@@ -41,6 +41,7 @@ VERTEX_VERSION = "vertex-2023-10-16"
 BREAKPOINTS = 4
 LEAST_BUDGET = 1024
 NATIVE_TOOL = re.compile(r"[a-z0-9_]+_\d{8}")  # Anthropic's own tools carry the date of their version
+OPAQUE_USER = re.compile(r"(?!\S+@\S+\.\S).{1,256}", re.DOTALL)  # an e-mail address is refused, and what is longer
 TIERS = {"auto": "auto", "default": "standard_only"}
 ONLY_JSON = "Answer with one JSON object and nothing else: no other words, no code fence."
 SCHEMA_TOOL = "structured_answer"
@@ -74,7 +75,7 @@ def render_request(chat: Chat, model: Model) -> Rendered:
         body["tool_choice"] = choice
     if answer.schema is not None:
         body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": answer.schema}
-    if chat.user:
+    if OPAQUE_USER.fullmatch(chat.user):
         body["metadata"] = {"user_id": chat.user}
     if chat.service_tier in TIERS:
         body["service_tier"] = TIERS[chat.service_tier]
@@ -106,6 +107,7 @@ def unheard(chat: Chat) -> list[str]:
         "logprobs": chat.logprobs,
         "top_logprobs": bool(chat.top_logprobs),
         "service_tier": bool(chat.service_tier) and chat.service_tier not in TIERS,
+        "user": bool(chat.user) and OPAQUE_USER.fullmatch(chat.user) is None,
     }
     return [name for name, is_asked in asked.items() if is_asked]
 
