@@ -4,8 +4,8 @@ A request goes only to targets that can serve it. For Anthropic's, Google's, Bed
 know by id (`known_model`); behind OpenAI's format anything may stand, so there only the rows below limit a model.
 
 Source of the rows, looked up in 2026-11: the model tables of two clients, llumiverse's (@llumiverse/common 0.22.2: what
-gpt-3.5 takes in) and llm-openai-plugin's (issue 12: o1-mini has neither pictures nor schemas, o3-mini no pictures); of
-Perplexity's Bifrost's page on it (docs.getbifrost.ai/providers/supported-providers/perplexity): no tools at all.
+gpt-3.5 takes in) and llm-openai-plugin's (issue 12: o3-mini takes no pictures); of Perplexity's Bifrost's page on it
+(docs.getbifrost.ai/providers/supported-providers/perplexity): no tools at all.
 Only what a model can't do stands there: what is not known is left to the upstream to refuse, or to `capabilities` in
 the configuration. Models of Azure's are deployments, whose names tell nothing.
 """
@@ -64,7 +64,6 @@ TEXT: dict[str, Any] = {"inputs": ("text",)}
 # Provider, a pattern of its model ids, and what they can't do. The first that fits.
 ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("openai", r"^gpt-3\.5", TEXT),
-    ("openai", r"^o1-mini", {**TEXT, "schema": False}),
     ("openai", r"^o3-mini", TEXT),
     ("perplexity", r"", {"tools": False}),
 )
