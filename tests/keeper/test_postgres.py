@@ -246,7 +246,8 @@ except UnusableDatabase as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "the driver for PostgreSQL is not installed: pip install 'waypost[postgresql]'\n", done.stderr
+    fix = "pip install '.[postgresql]' in Waypost's folder"
+    assert done.stdout == f"the driver for PostgreSQL is not installed: {fix}\n", done.stderr
 
 
 @pytest.mark.parametrize(

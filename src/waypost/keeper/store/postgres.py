@@ -103,7 +103,7 @@ def _require_driver() -> None:
         import asyncpg  # noqa: F401
     except ImportError:
         raise UnusableDatabase(
-            "the driver for PostgreSQL is not installed: pip install 'waypost[postgresql]'"
+            "the driver for PostgreSQL is not installed: pip install '.[postgresql]' in Waypost's folder"
         ) from None
 
 
