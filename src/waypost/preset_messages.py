@@ -59,6 +59,10 @@ class ForgetPreset(Message, frozen=True):
     slugs: tuple[str, ...]
 
 
+class ForgetPresets(Message, frozen=True):
+    """Push: drop what is known of any preset; an account was disabled or enabled, and its public ones with it."""
+
+
 # Administration
 
 
@@ -177,6 +181,7 @@ PresetMessage = (
     FindPreset
     | FoundPreset
     | ForgetPreset
+    | ForgetPresets
     | CreatePreset
     | SavePreset
     | ChangePreset

@@ -16,7 +16,7 @@ from tests.harness import Answer, Waypost, chat_body, post, provider, serving, s
 from tests.http.nonces import fresh_nonce
 from tests.sim.running import Running
 from waypost.keeper.direct import administer
-from waypost.messages import CreatedKey, CreateKey
+from waypost.messages import CreatedKey, CreateKey, SetAccount
 from waypost.preset_messages import BODY, PRESETS, SYSTEM_PROMPT, VERSIONS, CreatePreset
 from waypost.sim.journal import Exchange, read_journal
 
@@ -451,6 +451,15 @@ def test_a_public_preset_is_used_by_its_id_and_its_words_are_not_shown(
     assert ann.call("PATCH", "/v1/presets/shared", {"visibility": "private"}).json["visibility"] == "private"
     for _ in range(4):
         assert bob.chat(f"presets/{made['id']}").code == "PRESET_NOT_FOUND", "in force on every worker"
+
+
+def test_a_disabled_accounts_presets_are_nobodys_at_once(ann: Tenant, bob: Tenant, server: Waypost) -> None:
+    made = ann.make("shared", model="gpt-4o", visibility="public")
+    for disabled, status in ((False, 200), (True, 404), (False, 200)):
+        message = SetAccount(ann.name, disabled=disabled)
+        asyncio.run(administer(server.folder / "data", settings_of(CONFIG), message))
+        for _ in range(8):  # each on a connection of its own: one worker or the other
+            assert bob.chat(f"presets/{made['id']}").status == status
 
 
 @pytest.mark.parametrize("stream", [False, True])

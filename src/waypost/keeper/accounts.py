@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import msgspec
 from sqlalchemy import bindparam, literal, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -40,6 +41,7 @@ from waypost.messages import (
     ShowKey,
     is_name,
 )
+from waypost.preset_messages import ForgetPresets
 
 logger = logging.getLogger("waypost.keeper")
 
@@ -202,7 +204,10 @@ class Accounts:
             account = await find_account(connection, message.name)
             if account is None:
                 raise no_account(message.name)
-            return await _change(connection, account, changes)
+            outcome = await _change(connection, account, changes)
+        if message.disabled is None:
+            return outcome
+        return msgspec.structs.replace(outcome, pushes=(*outcome.pushes, ForgetPresets()))
 
     async def _credit(self, message: CreditAccount) -> Outcome:
         check_name("account", message.name)

@@ -10,12 +10,12 @@ from sqlalchemy import Row
 
 from waypost.config import Plan
 from waypost.messages import AnyMessage, Failed, Forget, ForgetAccount, ForgetAll, is_name
-from waypost.preset_messages import ForgetPreset
+from waypost.preset_messages import ForgetPreset, ForgetPresets
 
 AnyRow = Row[*tuple[Any, ...]]
 
 
-Push = Forget | ForgetAccount | ForgetAll | ForgetPreset
+Push = Forget | ForgetAccount | ForgetAll | ForgetPreset | ForgetPresets
 
 
 class Outcome(msgspec.Struct, frozen=True):

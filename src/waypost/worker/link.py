@@ -27,7 +27,7 @@ from waypost.messages import (
     Trouble,
     Welcome,
 )
-from waypost.preset_messages import ForgetPreset
+from waypost.preset_messages import ForgetPreset, ForgetPresets
 
 if TYPE_CHECKING:
     from waypost.worker.leases import Leases
@@ -229,6 +229,8 @@ class Link:
             self._on_news(message)
         elif isinstance(message, ForgetPreset):
             self._on_preset(message)
+        elif isinstance(message, ForgetPresets):
+            self._on_preset(None)
         elif isinstance(message, ForgetPrices):
             self._prices = message.prices
             self._on_prices()
