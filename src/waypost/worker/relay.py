@@ -124,7 +124,7 @@ class WholeRelay(Collecting):
             choices = bytes(answer.get("choices", EMPTY_LIST))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamError("the upstream's answer is not a JSON object") from None
-        if not choices.startswith(b"[") or EMPTY.fullmatch(choices):
+        if not choices.startswith(b"[{") and (not choices.startswith(b"[") or EMPTY.fullmatch(choices)):
             said = parse_error(body)[0]
             raise UpstreamError(said or "the upstream's answer has no choices", "error_event" if said else "broken")
         stamp = self._stamp
