@@ -203,8 +203,8 @@ class Entry:
     """One request's page: its charge, its lines, and its end."""
 
     __slots__ = (
-        "_books", "_charge", "_estimate", "_exchange", "_is_open", "_price", "_purse", "_request", "account", "attempt",
-        "attempts", "first_token", "id", "identity", "is_killed", "is_unheard", "request_id",
+        "_books", "_charge", "_estimate", "_exchange", "_is_open", "_latency", "_price", "_purse", "_request",
+        "account", "attempt", "attempts", "first_token", "id", "identity", "is_killed", "is_unheard", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -226,6 +226,7 @@ class Entry:
         self._estimate = estimate
         self._exchange = exchange
         self._is_open = False
+        self._latency = 0  # milliseconds, once a whole answer has said it
         self.request_id = request_id
         self.id = request_id[-26:]
         self.identity = purse.identity
@@ -318,6 +319,11 @@ class Entry:
         """The first byte of an answer."""
         if not self.first_token:
             self.first_token = self._milliseconds() or 1
+
+    def latency_ms(self) -> int:
+        """Milliseconds since the request arrived, for its answer to say; the books will say the same."""
+        self._latency = self._milliseconds()
+        return self._latency
 
     def render_usage(self, raw: msgspec.Raw | None, observed: int) -> msgspec.Raw:
         """The usage that the caller sees where it is not the upstream's own: an estimate, or with its cost."""
@@ -425,7 +431,7 @@ class Entry:
                 usage,
                 estimated,
                 self.first_token,
-                self._milliseconds(),
+                (not code and not self.first_token and self._latency) or self._milliseconds(),
                 raw,
                 source,
                 saved,

@@ -127,13 +127,9 @@ async def answer(
 ) -> None:
     """One upstream after the other, until one has answered into `outlet`. Raises Refusal if none did."""
     # 5. Route: who is asked, in which order, and how long all of it may take.
-    clock, arrived, deadline = worker.clock, exchange.arrived, exchange.arrived + found.route.deadline
+    clock, deadline = worker.clock, exchange.arrived + found.route.deadline
     chosen, trail = route(worker, exchange, entry, request, found, deadline, now := clock())
-
-    def latency_ms() -> int:
-        return int((clock() - arrived) * 1000)
-
-    stamp_id, usage = msgspec.Raw(b'"%b"' % entry.request_id), entry.render_usage
+    stamp_id, latency_ms, usage = msgspec.Raw(b'"%b"' % entry.request_id), entry.latency_ms, entry.render_usage
     preset = request.preset.shown if request.preset is not None else None
     asking: Asking | None = None
     metadata = (
