@@ -188,6 +188,18 @@ def test_when_all_have_left_so_does_the_upstream(server: Server, stream: bool) -
     assert len(server.exchanges(asked)) == 1
 
 
+def test_a_silent_upstream_is_given_up_in_time_whoever_listens(simulator: Running) -> None:
+    patience = "timeouts = { first_byte = 3, idle = 600, total = 1200 }\n[routing]\nattempts = 1\n"
+    with caching(simulator, patience + CONFIG) as server:
+        key, asked = server.key(), mark()
+        request = body(asked, "sim/hang")
+        with led(server, key, request, asked) as leader, server.asking(key, request) as follower:
+            until_read(server)
+            leader.sock.close()
+            answer = follower.answer()
+    assert (answer.status, answer.code) == (504, "PROVIDER_TIMEOUT")
+
+
 def until_read(server: Server) -> None:
     """Until the worker has read what was sent before: it reads in turn."""
     with server.waypost.connect() as client:

@@ -315,7 +315,9 @@ class Attempt:
             self._connection.pause_reading()
 
     def resume_reading(self) -> None:
-        """The client caught up."""
+        """The client caught up; or it left, and others go on listening."""
+        if not self._is_paused:
+            return
         self._is_paused = False
         self._heard = self._deadlines.now
         if self._connection is not None:
