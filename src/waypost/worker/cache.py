@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from waypost.worker.recorder import Recorder
+from waypost.worker.misses import Miss
 from waypost.worker.recording import Recording, pack, unpack
 
 FRESH: Final = 10.0
@@ -56,13 +56,6 @@ class KnownKey(msgspec.Struct, frozen=True, eq=False):
     key: bytes
 
 
-class Flight(msgspec.Struct, frozen=True, eq=False):
-    """An answer on its way, and for how many seconds it will be kept."""
-
-    recorder: Recorder
-    ttl: int
-
-
 class Cache:
     """Owns the answers. `limit`: bytes of all of them together; `largest`: bytes of one. Until it adopts some, none."""
 
@@ -70,7 +63,7 @@ class Cache:
     is_shared = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.flights: dict[bytes, Flight] = {}
+        self.flights: dict[bytes, Miss] = {}
         self.size = 0  # bytes
         self.clearings = 0  # how often something was cleared: what was looked for elsewhere meanwhile is not believed
         self.keys: dict[bytes, KnownKey] = {}

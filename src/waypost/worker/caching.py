@@ -21,11 +21,12 @@ from waypost.messages import Identity
 from waypost.policy.cache_key import Asker, cache_key
 from waypost.worker.answers import EVENTS, JSON, cors_lines, dropped_line, history_line
 from waypost.worker.books import Entry
-from waypost.worker.cache import Flight, Kept
+from waypost.worker.cache import Kept
 from waypost.worker.link import KeeperUnavailable
-from waypost.worker.recorder import Follower, Recorder
-from waypost.worker.recording import Recording, replay
+from waypost.worker.misses import ENDED, Follower, Miss
+from waypost.worker.recording import replay
 from waypost.worker.resolve import Resolved
+from waypost.worker.sharing import LeadingExchange
 
 if TYPE_CHECKING:
     from waypost.worker.app import Worker
@@ -142,8 +143,8 @@ async def recalled(
         if kept is not None:
             hit(worker, exchange, entry, request, kept)
             return
-        flight = cache.flights.get(key)
-        if flight is not None and flight.recorder.is_open and await joined(worker, exchange, entry, request, flight):
+        miss = cache.flights.get(key)
+        if miss is not None and miss.is_open and await joined(worker, exchange, entry, request, miss):
             return
     await led(worker, exchange, entry, request, found, wish, key, answer)
 
@@ -199,18 +200,14 @@ def hit(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, 
     replay(recording, exchange, headers, entry.request_id, int(worker.books.wall()), latency)
 
 
-async def joined(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, flight: Flight) -> bool:
+async def joined(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, miss: Miss) -> bool:
     """Share an answer that is on its way. False: it failed before it began, and this request has to go by itself."""
     clock, arrived = worker.clock, exchange.arrived
-    recorder = flight.recorder
 
     def render_headers(dropped: str) -> bytes:
-        return hit_headers(worker, exchange, request, entry, recorder.entry.id, dropped, 0, flight.ttl)
+        return hit_headers(worker, exchange, request, entry, miss.entry.id, dropped, 0, miss.ttl)
 
-    follower = Follower(
-        recorder, exchange, entry, render_headers, worker.cache.largest, lambda: int((clock() - arrived) * 1000)
-    )
-    return await follower.listen()
+    return await Follower(miss, exchange, entry, render_headers, lambda: int((clock() - arrived) * 1000)).listen()
 
 
 async def led(
@@ -225,28 +222,32 @@ async def led(
 ) -> None:
     """Ask, and keep what comes; whoever asks the same meanwhile joins."""
     cache = worker.cache
+    miss = Miss(entry, request.stream, wish.ttl, cache.largest, exchange.on_gone)
     lines = b"x-waypost-cache-status: MISS\r\nx-waypost-cache-ttl: %d\r\n" % wish.ttl
-    recorder = Recorder(exchange, entry, request.stream, cache.largest, worker.books.wall, lines)
-
-    flight = Flight(recorder, wish.ttl)
-
-    def keep(recording: Recording) -> None:
-        if cache.flights.get(key) is flight:  # else it was cleared meanwhile, or another was first
-            cache.store(key, recording, wish.ttl)
-            if cache.is_shared:
-                worker.shared_cache.store(key, entry.account, recording, wish.ttl)
-
-    recorder.keep.append(keep)
-    cache.flights.setdefault(key, flight)
+    why = Refusal("UNAVAILABLE", ENDED, retry_after=1)
+    cache.flights.setdefault(key, miss)
     try:
-        await answer(worker, exchange, entry, request, found, recorder)
-    except Refusal as refusal:
-        recorder.fail(refusal)
+        await answer(worker, exchange, entry, request, found, LeadingExchange(exchange, miss, lines=lines))
+        if cache.flights.get(key) is miss:  # else it was cleared meanwhile, or another was first
+            keep(worker, key, miss)
+    except Refusal as refusal:  # without what its own caller wants to know of it
+        why = Refusal(refusal.failure.code, refusal.message, retry_after=refusal.retry_after)
         raise
-    finally:  # after a whole answer this does nothing
-        recorder.fail(None)
-        if cache.flights.get(key) is flight:
+    finally:
+        if cache.flights.get(key) is miss:
             del cache.flights[key]
+        if not miss.is_over:
+            # Not at once: whoever ends all streams of an account ends theirs before they go on by themselves.
+            asyncio.get_running_loop().call_soon(miss.fail, why)
+
+
+def keep(worker: Worker, key: bytes, miss: Miss) -> None:
+    """For those who ask the same from now on."""
+    recording = miss.recording(int(worker.books.wall() * 1000))
+    if recording is not None:
+        worker.cache.store(key, recording, miss.ttl)
+        if worker.cache.is_shared:
+            worker.shared_cache.store(key, miss.entry.account, recording, miss.ttl)
 
 
 def hit_headers(

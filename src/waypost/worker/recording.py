@@ -1,8 +1,8 @@
 """What one answer consisted of, so that it can be said again, and to others while it comes.
 
-A `Recorder` stands between an attempt and its exchange, and only where somebody asked for it. It sees what the caller
-is sent: OpenAI's format, whatever the upstream speaks, in the pieces of the original. What belongs to the one request
-(its id, when it was, how long it took, what it cost) is taken out of the pieces, so that each repetition has its own.
+It is what the caller was sent: OpenAI's format, whatever the upstream speaks, in the pieces of the original. What
+belongs to the one request (its id, when it was, how long it took, what it cost) is taken out of them, so that each
+repetition has its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One answer for several requests: the exchange of the one that makes it, and those that listen to what it says.
 
-A `LeadingExchange` stands in the place of its request's own from the admission on, so whatever makes the answer (any
-upstream, any format, a cache) need not know that others hear it. It outlives its caller: who asks for an answer to be
-made once wants it made.
+A `LeadingExchange` stands in the place of its request's own, so whatever makes the answer (any upstream, any format, a
+cache) need not know that others hear it. What is said here of a `Flight` is so for requests with one Idempotency-Key:
+its answer outlives its caller, since who asks for it to be made once wants it made. The cache has terms of its own.
 """
 
 from __future__ import annotations
@@ -31,8 +31,17 @@ class Flight:
     """An answer that is being made, or has been: what was said so far, and who listens.
 
     `headers` are the lines of its head, without those that are one caller's own. `why`: the error it ended with.
-    `is_shared`: an upstream had been asked by then, so that the error is everyone's.
+    `is_shared`: an upstream had been asked by then, so that the error is everyone's. Of a stream, `limit` bytes are
+    written down. `is_slowed`: the caller that it is made for may slow it down.
     """
+
+    limit = STREAM_LIMIT
+    is_slowed = False  # nobody does while all that is said is written down anyway
+    is_whole = False
+    is_dropped = False  # too large to be kept
+    is_killed = False
+    is_shared = False
+    why: Refusal | None = None
 
     def __init__(
         self, stream: bool, headers: bytes = b"", on_over: Callable[[Flight], None] = lambda flight: None
@@ -43,11 +52,6 @@ class Flight:
         self._on_over = on_over
         self.pieces: list[bytes] = []
         self.size = 0
-        self.is_whole = False
-        self.is_dropped = False  # too large to be kept
-        self.is_killed = False
-        self.is_shared = False
-        self.why: Refusal | None = None
         self._listeners: list[Listener] = []
 
     @property
@@ -62,37 +66,42 @@ class Flight:
 
     def add(self, piece: bytes) -> None:
         """Part of the answer."""
-        self.pieces.append(piece)
-        self.size += len(piece)
-        for listener in list(self._listeners):
-            listener.advance()
+        if not self.is_dropped:
+            self.pieces.append(piece)
+            self.size += len(piece)
+        self._tell([piece])
 
     def comment(self) -> None:
         """Nothing has been said for a while."""
         for listener in list(self._listeners):
             listener.comment()
 
-    def finish(self) -> None:
-        """All of it has been said."""
+    def finish(self, last: bytes) -> None:
+        """All of it has been said; this is the end of it, or nothing."""
+        rest = [last] if last else []
+        self.pieces += rest
+        self.size += len(last)
         self.is_whole = True
         self._on_over(self)
-        for listener in list(self._listeners):
-            listener.advance()
+        self._tell(rest)
 
-    def fail(self, why: Refusal, *, is_shared: bool, is_killed: bool = False) -> None:
+    def fail(self, why: Refusal, *, is_shared: bool = False, is_killed: bool = False) -> None:
         """There is no (more) answer."""
         if self.is_over:
             return
         self.why, self.is_shared, self.is_killed = why, is_shared, is_killed
         self._on_over(self)
-        for listener in list(self._listeners):
-            listener.advance()
+        self._tell([])
 
     def drop(self) -> None:
-        """Keep nothing of it any more."""
-        self.is_dropped = True
+        """It has grown too large: nothing of it is kept any more."""
+        self.is_dropped = self.is_slowed = True
         self.fail(Refusal("UNAVAILABLE", TOO_LARGE), is_shared=True)
         self.pieces = []
+
+    def goes_on(self) -> bool:
+        """Its caller has left: is it made all the same?"""
+        return not self.is_dropped
 
     def join(self, listener: Listener) -> None:
         """From now on it hears of everything."""
@@ -103,19 +112,24 @@ class Flight:
         if listener in self._listeners:
             self._listeners.remove(listener)
 
+    def _tell(self, pieces: Sequence[bytes]) -> None:
+        for listener in list(self._listeners):
+            listener.hear(pieces)
+
 
 class LeadingExchange(Exchange):
     """The exchange of the request that makes the answer of `flight`: what it says goes to its own caller and into that.
 
-    A caller that reads slowly is written to all the same, up to `STREAM_LIMIT`: it may well be one that has given up,
-    and whose second try listens.
+    A caller that reads slowly is written to all the same as long as its flight is not slowed: it may well be one that
+    has given up, and whose second try listens.
     """
 
-    def __init__(self, exchange: Exchange, flight: Flight, headers: bytes) -> None:
-        """`headers`: those that the exchange was started with, if it was."""
+    def __init__(self, exchange: Exchange, flight: Flight, headers: bytes = b"", lines: bytes = b"") -> None:
+        """`headers`: those that a waiting exchange was started with, if it was; `lines` go behind an answer's own."""
         self._own = exchange
         self._flight = flight
-        self._is_started = False
+        self._lines = lines
+        self.started = bool(headers) and exchange.started
         self._was_asked = False
         self._is_over = False
         self._from: Flow | None = None
@@ -132,40 +146,33 @@ class LeadingExchange(Exchange):
     # What makes the answer
 
     @property
-    def started(self) -> bool:  # type: ignore[override]
-        """The answer's status line is decided."""
-        return self._is_started or self._own.started
-
-    @property
     def flow(self) -> Flow | None:
-        """Where the bytes come from: nobody slows it down while all that it sends is written down anyway."""
+        """Where the bytes come from."""
         return self._from
 
     @flow.setter
     def flow(self, flow: Flow | None) -> None:
         self._from = flow
         self._was_asked = self._was_asked or flow is not None
-        if self._flight.is_dropped and not self._own.is_gone:
+        if self._flight.is_slowed and not self._own.is_gone:
             self._own.flow = flow
 
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """The whole answer: of status 200, or an error that `broke` has told of."""
         if self._is_over or self.started:
             return
-        self._is_started = True
-        self._own.respond(status, headers, body)
-        if status == 200:
-            self._flight.headers = shared_lines(headers)
-            self._flight.add(body)
-        self._finish()
+        self.started = True
+        self._own.respond(status, headers + self._lines, body)
+        self._flight.headers = shared_lines(headers)
+        self._finish(body)
 
     def start(self, status: int, headers: bytes) -> None:
         """Decide status and headers of a streamed answer."""
         if self.started:
             return
-        self._is_started = True
+        self.started = True
         self._flight.headers = shared_lines(headers)
-        self._own.start(status, headers)
+        self._own.start(status, headers + self._lines)
 
     def write(self, data: bytes) -> None:
         """Part of a streamed answer, or a comment."""
@@ -175,7 +182,7 @@ class LeadingExchange(Exchange):
             flight.comment()
         elif not flight.is_over:
             flight.add(data)
-            if flight.size > STREAM_LIMIT:
+            if flight.size > flight.limit and not flight.is_dropped:
                 self._drop()
 
     def end(self, data: bytes = b"") -> None:
@@ -183,9 +190,7 @@ class LeadingExchange(Exchange):
         if self._is_over:
             return
         self._own.end(data)
-        if data and not self._flight.is_over:
-            self._flight.add(data)
-        self._finish()
+        self._finish(data)
 
     def end_in_parts(self, parts: Sequence[bytes]) -> None:
         """All that is left of a streamed answer."""
@@ -202,11 +207,11 @@ class LeadingExchange(Exchange):
         is_shared = self._was_asked or why.failure.chain or is_killed
         self._flight.fail(why, is_shared=is_shared, is_killed=is_killed)
 
-    def _finish(self) -> None:
+    def _finish(self, last: bytes) -> None:
         self._is_over = True
         self.on_gone = self._from = None
         if not self._flight.is_over:
-            self._flight.finish()
+            self._flight.finish(last)
 
     # What becomes of its caller
 
@@ -230,16 +235,18 @@ class LeadingExchange(Exchange):
         self._own.cut()
 
     def _left(self) -> None:
-        """The caller hung up: the answer is still wanted, unless it cannot be kept."""
-        if self._flight.is_dropped and self.on_gone is not None:
+        """The caller hung up, and the answer may still be wanted; or its account has ended its streams."""
+        if self._own.is_gone and self._flight.goes_on():
+            if self._from is not None:
+                self._from.resume_reading()
+        elif self.on_gone is not None:
             self.on_gone()
 
     def _drop(self) -> None:
         """Too large: from here on it is an exchange like any other."""
         self._flight.drop()
         if self._own.is_gone:
-            if self.on_gone is not None:
-                self.on_gone()
+            self._left()
             return
         self._own.flow = self._from
         if self._own.is_blocked and self._from is not None:
@@ -249,15 +256,17 @@ class LeadingExchange(Exchange):
 class Listener:
     """A request that is given the answer of a flight, at the pace at which its caller reads."""
 
-    def __init__(self, flight: Flight, exchange: Exchange, lines: bytes, early: bytes) -> None:
+    def __init__(self, flight: Flight, exchange: Exchange, lines: bytes = b"", early: bytes = b"") -> None:
         """`lines` go behind the flight's own; `early` is the head of a stream that is ended before it has any."""
         self._flight = flight
         self._exchange = exchange
         self._lines = lines
         self._early = early
-        self._position = 0
+        self._unsent: list[bytes] = []
+        self._behind = 0  # bytes of these
+        self._has_begun = False
         self._is_paused = False
-        self._over: Signal[None] = Signal()
+        self._over: Signal[Refusal | None] = Signal()
 
     async def listen(self) -> bool:
         """True: the caller has all of it. False: it failed before it began, and whoever wants it may try.
@@ -268,55 +277,70 @@ class Listener:
         flight.join(self)
         exchange.flow = self
         try:
-            self.advance()
-            await self._over
+            self.hear(flight.pieces)
+            why = await self._over
         finally:
             flight.leave(self)
             exchange.flow = None
-        if flight.why is None:
+        if why is None:
             return True
         if flight.is_killed:  # their account has ended its streams, and this is one of them
             exchange.start(200, (flight.headers or self._early) + self._lines)
             exchange.end(DONE)
             return True
-        if self._position == 0 and not flight.is_shared:
+        if not self._has_begun and not flight.is_shared:
             return False
-        why = Refusal(flight.why.failure.code, flight.why.message, param=flight.why.param, status=flight.why.status)
-        why.retry_after, why.lines, why.metadata = flight.why.retry_after, flight.why.lines, flight.why.metadata
-        raise why
+        own = Refusal(why.failure.code, why.message, param=why.param, status=why.status, retry_after=why.retry_after)
+        own.lines, own.metadata = why.lines, why.metadata
+        raise own
 
-    def advance(self) -> None:
-        """Say what has not been said yet, as far as the caller takes it."""
-        flight, exchange = self._flight, self._exchange
+    def head(self) -> bytes:
+        """The lines of a good answer's head."""
+        return self._flight.headers + self._lines
+
+    def hear(self, pieces: Sequence[bytes]) -> None:
+        """More of the answer; or how it ended, as the flight says."""
         if self._over.is_set:
             return
-        if not flight.stream:
-            if flight.is_whole:
-                exchange.respond(200, flight.headers + self._lines, flight.pieces[0])
-            if flight.is_over:
-                self._over.set(None)
-            return
-        while not self._is_paused and self._position < len(flight.pieces):
-            exchange.start(200, flight.headers + self._lines)
+        self._has_begun = self._has_begun or bool(pieces)
+        self._unsent += pieces
+        self._behind += sum(map(len, pieces))
+        self._advance()
+
+    def _advance(self) -> None:
+        """Say what has not been said yet, as far as the caller takes it."""
+        flight, exchange = self._flight, self._exchange
+        if flight.is_whole and not flight.stream:
+            exchange.respond(200, self.head(), self._next())
+        while self._unsent and not self._is_paused:
+            self._start()
             exchange.write(self._next())
-        if self._position >= len(flight.pieces) and flight.is_over:
+        if flight.is_over and not self._unsent:
             if flight.is_whole:
-                exchange.start(200, flight.headers + self._lines)
+                self._start()
                 exchange.end()
-            self._over.set(None)
+            self._over.set(flight.why)
+
+    def _start(self) -> None:
+        if not self._exchange.started:
+            self._exchange.start(200, self.head())
 
     def _next(self) -> bytes:
-        pieces, first = self._flight.pieces, self._position
-        size = 0
-        while self._position < len(pieces) and (size == 0 or size + len(pieces[self._position]) <= AT_ONCE):
-            size += len(pieces[self._position])
-            self._position += 1
-        return b"".join(pieces[first : self._position])
+        """Small pieces are sent together."""
+        count = size = 0
+        for piece in self._unsent:
+            if count and size + len(piece) > AT_ONCE:
+                break
+            count, size = count + 1, size + len(piece)
+        data = b"".join(self._unsent[:count])
+        del self._unsent[:count]
+        self._behind -= size
+        return data
 
     def comment(self) -> None:
         """Nothing has been said for a while."""
         if self._flight.stream and not self._is_paused and not self._over.is_set:
-            self._exchange.start(200, self._flight.headers + self._lines)
+            self._start()
             self._exchange.write(WAITING)
 
     def pause_reading(self) -> None:
@@ -326,7 +350,8 @@ class Listener:
     def resume_reading(self) -> None:
         """It caught up."""
         self._is_paused = False
-        self.advance()
+        if not self._over.is_set:
+            self._advance()
 
 
 def shared_lines(headers: bytes) -> bytes:
