@@ -7,14 +7,11 @@ import re
 from waypost.formats.format import Modality, Model, Unsupported
 from waypost.formats.openai_chat import NULL, Fields
 
-# Parts of messages, by their type as it stands in JSON. A model's text cannot look like one: its quotes are escaped.
-PARTS: tuple[tuple[Modality, re.Pattern[bytes]], ...] = (
-    ("image", re.compile(rb'"type"\s*:\s*"image_url"')),
-    ("pdf", re.compile(rb'"type"\s*:\s*"file"')),
-    ("audio", re.compile(rb'"type"\s*:\s*"input_audio"')),
-    ("video", re.compile(rb'"type"\s*:\s*"video_url"')),
-)
-MARKS = (b'"image_url"', b'"file"', b'"input_audio"', b'"video_url"')
+PARTS: dict[bytes, Modality] = {b"image_url": "image", b"file": "pdf", b"input_audio": "audio", b"video_url": "video"}
+"""Types of a message's parts, and the modality that each brings."""
+
+# As it stands in JSON: a text cannot look like one, since its quotes are escaped.
+find_parts = re.compile(rb'"type"\s*:\s*"(%b)"' % b"|".join(PARTS)).findall
 SCHEMA = re.compile(rb'"type"\s*:\s*"json_schema"')
 OBJECT = re.compile(rb'"type"\s*:\s*"json_object"')
 EMPTY = re.compile(rb"\[\s*\]")
@@ -23,10 +20,10 @@ NOT_FORCED = (b'"auto"', b'"none"', b"null")
 
 def check_needs(fields: Fields, model: Model) -> None:
     """Raises Unsupported where the request has something that the model can't take or do."""
-    messages = bytes(fields.get("messages", NULL))
-    for (modality, pattern), mark in zip(PARTS, MARKS, strict=True):
-        if modality not in model.inputs and messages.find(mark) >= 0 and pattern.search(messages):
-            raise Unsupported("messages", f"{model.id} does not take {modality}")
+    if not model.inputs.issuperset(PARTS.values()):
+        for part in find_parts(fields.get("messages", NULL)):
+            if PARTS[part] not in model.inputs:
+                raise Unsupported("messages", f"{model.id} does not take {PARTS[part]}")
     tools = bytes(fields.get("tools", fields.get("functions", NULL)))
     if tools != b"null" and not EMPTY.fullmatch(tools):
         if not model.tools:

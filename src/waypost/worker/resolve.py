@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,17 +17,13 @@ from waypost.policy.history import MESSAGES
 from waypost.policy.preferences import NONE, effort_of, parse_models, parse_provider, readings, with_suffixes
 from waypost.policy.routing import ANYTHING, Asked, eligible
 from waypost.pricing import Price, configured_price
-from waypost.worker.facts import can_be_asked_to_reason
+from waypost.worker.facts import FILE, can_be_asked_to_reason
+from waypost.worker.needs import PARTS, find_parts
 from waypost.worker.upstreams import Links, Snapshot, Upstream
 
 if TYPE_CHECKING:
     from waypost.worker.natives import Natives
     from waypost.worker.prices import Listed, Prices
-
-MEDIA = {b"image_url": "image", b"input_audio": "audio", b"file": "file", b"video_url": "video"}
-"""Types of content parts, and the modality that each brings."""
-
-find_media = re.compile(rb'"type"\s*:\s*"(%b)"' % b"|".join(MEDIA)).findall
 
 
 class Sources(Protocol):
@@ -256,7 +251,7 @@ def needs(chain: Chain, asked: Asked, body: bytes, messages: bytes) -> Asked:
     is_short = not chain.tightest or len(body) <= chain.tightest  # a token has a byte at least
     if asked is ANYTHING and is_short and not chain.sees:
         return asked
-    modalities = frozenset(MEDIA[kind] for kind in find_media(messages))
+    modalities = frozenset(FILE.get(PARTS[part], PARTS[part]) for part in find_parts(messages))
     if asked is ANYTHING and is_short and not modalities:
         return asked
     return msgspec.structs.replace(asked, tokens=estimate_tokens(body), modalities=modalities)
