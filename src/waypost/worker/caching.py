@@ -43,13 +43,6 @@ LARGEST_BODY: Final = 1 << 20
 Answerer = Callable[["Worker", Exchange, Entry, ChatRequest, Resolved, Outlet], Awaitable[None]]
 
 
-class Terms(msgspec.Struct, frozen=True):
-    """What a plan or a preset says of the cache: whether its requests want it, and for how many seconds."""
-
-    enabled: bool
-    ttl: int
-
-
 class Wish(msgspec.Struct, frozen=True):
     """What one request wants of the cache. `most`: seconds that an answer to it may be old at most."""
 
@@ -62,32 +55,27 @@ class Wish(msgspec.Struct, frozen=True):
 # What the caller wishes
 
 
-def wish_of(snapshot: Snapshot, exchange: Exchange, identity: Identity, request: ChatRequest) -> Wish | None:
-    """Of a request whose preset, if there is one, has been put in. Raises Refusal INVALID_REQUEST."""
-    plan = snapshot.settings.plans.get(identity.plan)
-    terms = plan.cache if plan is not None else None
-    preset = request.preset.cache if request.preset is not None else None
-    return cache_wish(
-        exchange.head,
-        Terms(terms.enabled, terms.ttl) if terms is not None else None,
-        Terms(*preset) if preset is not None else None,
-    )
+def wish_of(snapshot: Snapshot, head: Head, identity: Identity, request: ChatRequest) -> Wish | None:
+    """Headers first, then the preset (which has been put in), then the plan. None: nothing.
 
-
-def cache_wish(head: Head, plan: Terms | None, preset: Terms | None = None) -> Wish | None:
-    """Headers first, then the preset, then the plan. None: nothing. Raises Refusal INVALID_REQUEST."""
+    Raises Refusal INVALID_REQUEST.
+    """
     said = clears = most = None
     if head.has_wishes:
         said = read_flag(head, b"x-waypost-cache")
         if head.has(b"\r\nx-waypost-cache-"):
             clears = read_flag(head, b"x-waypost-cache-clear")
             most = read_ttl(head)
-    terms = preset or plan
-    keeps = said if said is not None else terms is not None and terms.enabled
+    terms = request.preset.cache if request.preset is not None else None
+    plan = snapshot.settings.plans.get(identity.plan)
+    if terms is None and plan is not None and plan.cache is not None:
+        terms = plan.cache.enabled, plan.cache.ttl
+    keeps, ttl = terms or (False, DEFAULT_TTL)
+    if said is not None:
+        keeps = said
     if not keeps and not clears:
         return None
-    ttl = most or (terms.ttl if terms is not None else DEFAULT_TTL)
-    return Wish(keeps, ttl, FOR_GOOD if most is None else most, bool(clears))
+    return Wish(keeps, most or ttl, FOR_GOOD if most is None else most, bool(clears))
 
 
 def read_flag(head: Head, name: bytes) -> bool | None:

@@ -84,7 +84,7 @@ async def serve(worker: Worker, exchange: Exchange, operation: Operation) -> Non
             request = operation.adapt(exchange.head, request, found)
         # Of the response cache hardly anybody wants anything.
         may_wish = exchange.head.has_wishes or snapshot.caching or request.preset is not None
-        wish = wish_of(snapshot, exchange, identity, request) if may_wish else None
+        wish = wish_of(snapshot, exchange.head, identity, request) if may_wish else None
         if exchange.head.has_wishes:
             seconds = found.route.deadline
             shared = await once(worker, exchange, identity.account_id, request.stream, seconds, request_id)
