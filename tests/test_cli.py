@@ -338,6 +338,9 @@ strategy = "weighted"
 weights = [3, 0]
 models = ["route/x"]
 [plans.all]
+[plans.limited]
+requests = { day = 5 }
+tokens = { day = 4100 }
 [plans.none]
 models = ["route/z"]
 """
@@ -368,6 +371,21 @@ def test_explain_shows_what_it_costs_and_how_often_it_is_drawn(routes: Shell) ->
     weighted = [(row[1], " ".join(row[5:-1])) for row in drawn if row[4] == "route/drawn"]
     assert sorted(weighted) == [("one", "3, key 1"), ("one", "3, key 1"), ("two", "0")]
     assert [row[5:] for row in drawn if row[4] == "route/y"] == [["closed"]]
+
+
+def test_explain_as_a_key_says_what_its_limits_would(routes: Shell) -> None:
+    routes.good("accounts", "create", "bea", "--plan", "limited")
+    routes.good("accounts", "credit", "bea", "--add", "2.5", "--prepaid")
+    routes.good("keys", "create", "--account", "bea", "--minute-limit", "7")
+    told = routes.good("explain", "route/x:free", "--as", "1").splitlines()
+    rows = [line.split() for line in told]
+    assert ["requests/day", "5", "5", "1"] in rows and ["requests/minute", "7", "7", "1"] in rows
+    assert ["money/total", "$2.50", "$2.50", "$0.00"] in rows
+    assert told[-1] == "Its limits would admit a short question."
+    told = routes.good("explain", "route/x", "--as", "1").splitlines()
+    assert told[-1].startswith("MODEL_NOT_PRICED: two/small has no price"), "money is limited, and route/y may be tried"
+    routes.good("accounts", "credit", "bea", "--postpaid")
+    assert "$2.50" not in routes.good("explain", "route/x", "--as", "1")
 
 
 def test_explain_as_a_key_obeys_its_plan(routes: Shell) -> None:

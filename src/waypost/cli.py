@@ -34,6 +34,7 @@ from waypost.preset_commands import presets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from waypost.api.routing_shapes import Verdict
     from waypost.config import Config
     from waypost.keys import KeyKind
     from waypost.messages import KeyTerms
@@ -181,6 +182,23 @@ def explain(
     for dropped in plan.dropped:
         add("-", dropped.candidate, "", f"{dropped.reason} {dropped.detail}".strip())
     show(table)
+    if explained.limits is not None:
+        show_limits(explained.limits)
+
+
+def show_limits(limits: Verdict) -> None:
+    """What a key's limits would say to a short question."""
+    from rich.table import Table
+
+    from waypost.explain import amount
+
+    if limits.meters:
+        table = Table("limit", "of", "left", "would take", box=None, header_style="bold")
+        for meter in limits.meters:
+            shown = (amount(units, meter.what) for units in (meter.limit, meter.left or 0, meter.need))
+            table.add_row(f"{meter.what}/{meter.window}", *shown)
+        show(table)
+    print(f"{limits.code}: {limits.message}" if limits.code else "Its limits would admit a short question.")
 
 
 @keys.command(name="create")

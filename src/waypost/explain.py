@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from waypost.api.routing_shapes import Verdict
 from waypost.config import Config
 from waypost.dollars import render_decimal, render_dollars
 from waypost.errors import Refusal
@@ -28,16 +29,19 @@ from waypost.messages import (
     KeyRecord,
     ListAccounts,
     ListBreakers,
+    ReadSpent,
     ShowKey,
+    Spent,
 )
-from waypost.policy.admission import OUTPUT_RESERVE
+from waypost.policy.admission import OUTPUT_RESERVE, meters_of
 from waypost.policy.breaker import BreakerState
 from waypost.policy.chains import Candidate
 from waypost.policy.health import Health
 from waypost.policy.stickiness import Conversation
+from waypost.worker.books import most_of
 from waypost.worker.link import KeeperUnavailable
 from waypost.worker.natives import Natives
-from waypost.worker.preflight import choose, worst_cost
+from waypost.worker.preflight import choose, verdict, worst_cost
 from waypost.worker.presets import Presets, expand
 from waypost.worker.prices import Prices
 from waypost.worker.rehearsal import Rehearsal, rehearse
@@ -98,6 +102,7 @@ class Explained(msgspec.Struct, frozen=True):
     plan: Plan
     rehearsal: Rehearsal
     now: float
+    limits: Verdict | None = None  # of the key, where one was named, for a short question
 
     @property
     def preset(self) -> str:
@@ -156,10 +161,36 @@ async def explain(settings: Config, folder: pathlib.Path, model: str, key: str |
         rehearsal = rehearse(
             chosen.candidates, with_effort(request, found.effort), found.asked.preferences.require_parameters
         )
-        return Explained(request, found, chosen, rehearsal, now)
+        limits = await limits_of(settings, folder, identity, found, request) if key is not None else None
+        return Explained(request, found, chosen, rehearsal, now, limits)
     finally:
         names.close()
         deadlines.close()
+
+
+async def limits_of(
+    settings: Config, folder: pathlib.Path, identity: Identity, found: Resolved, request: ChatRequest
+) -> Verdict:
+    """What the limits would say to it, by the books. Raises Refusal UNAVAILABLE."""
+    now, plan = time.time(), settings.plans[identity.plan]
+    meters = meters_of(identity, plan, now, free=found.free)
+    spent = await administer(folder, settings, ReadSpent(tuple(meter.name for meter in meters)))
+    if not isinstance(spent, Spent):
+        raise Refusal("UNAVAILABLE", getattr(spent, "message", "the keeper cannot be asked"))
+    tokens = estimate_tokens(request.body)
+    cost = 0
+    if any(meter.what == "money" for meter in meters):
+        try:
+            cost = most_of(plan, found.upstreams, tokens, OUTPUT_RESERVE)
+        except Refusal as refusal:
+            return Verdict(False, refusal.failure.code, refusal.message, [])
+    left = [(meter, meter.limit - units) for meter, units in zip(meters, spent.units, strict=True)]
+    return verdict(left, {"streams": 0, "tokens": tokens + OUTPUT_RESERVE, "money": cost}, now)
+
+
+def amount(units: int, what: str) -> str:
+    """Units of a meter, as a table shows them."""
+    return f"${render_dollars(units)}" if what == "money" else f"{units:,}"
 
 
 async def expand_for(
@@ -196,4 +227,18 @@ async def identity_of(settings: Config, folder: pathlib.Path, key: str) -> Ident
     account = next((row for row in rows if row.name == shown.account), None)
     if account is None or account.disabled:
         raise Refusal("AUTHENTICATION_ERROR", f"the account {shown.account} is disabled, or cannot be asked for")
-    return Identity(shown.id, account.id, account.name, account.plan, shown.kind, shown.label, shown.models)
+    return Identity(
+        key_id=shown.id,
+        account_id=account.id,
+        account=account.name,
+        plan=account.plan,
+        kind=shown.kind,
+        label=shown.label,
+        models=shown.models,
+        minute_limit=shown.minute_limit,
+        daily_limit=shown.daily_limit,
+        spend_limit=shown.spend_limit,
+        spend_window=shown.spend_window,
+        key_credit=shown.credit,
+        account_credit=account.credit,
+    )

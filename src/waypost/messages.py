@@ -415,6 +415,18 @@ class AccountRecords(Message, frozen=True):
 # The books
 
 
+class ReadSpent(Message, frozen=True):
+    """How much of these meters is spent, by the books. Answered by `Spent`."""
+
+    meters: tuple[str, ...]
+
+
+class Spent(Message, frozen=True):
+    """Units of each, in the same order."""
+
+    units: tuple[int, ...]
+
+
 class VerifyLedger(Message, frozen=True):
     """Count everything again. Answered by `Verified`, after as long as it takes."""
 
@@ -474,6 +486,8 @@ AnyMessage = (
     | ListAccounts
     | AccountRecord
     | AccountRecords
+    | ReadSpent
+    | Spent
     | VerifyLedger
     | Verified
     | ListMessage

@@ -19,6 +19,7 @@ from waypost.keeper.outcome import AnyRow, Outcome, Plans, Refused, check_name
 from waypost.keeper.presets import Presets
 from waypost.keeper.store.database import Database
 from waypost.keeper.store.tables import accounts, keys
+from waypost.keeper.web.queries import read_spent
 from waypost.messages import (
     AccountRecord,
     AccountRecords,
@@ -35,10 +36,12 @@ from waypost.messages import (
     ListAccounts,
     ListKeys,
     PatchKey,
+    ReadSpent,
     ResolveAccount,
     RevokeKey,
     SetAccount,
     ShowKey,
+    Spent,
     is_name,
 )
 from waypost.preset_messages import ForgetPresets
@@ -90,6 +93,7 @@ class Accounts:
             SetAccount: self._set,
             CreditAccount: self._credit,
             ListAccounts: self._list,
+            ReadSpent: self._read_spent,
             **Presets(database, clock).operations,
         }
 
@@ -219,6 +223,11 @@ class Accounts:
                 raise no_account(message.name)
             credit = await _new_credit(connection, account, message)
             return await _change(connection, account, {"credit": credit})
+
+    async def _read_spent(self, message: ReadSpent) -> Outcome:
+        async with self._database.reading() as connection:
+            spent = await read_spent(connection, message.meters)
+        return Outcome(Spent(tuple(spent[meter] for meter in message.meters)))
 
     async def _list(self, message: ListAccounts) -> Outcome:
         statement = RECORDS.where(accounts.c.id > message.after).order_by(accounts.c.id).limit(PAGE)

@@ -132,17 +132,7 @@ class Books:
 
     def most(self, identity: Identity, upstreams: Sequence[Upstream], prompt: int, completion: int) -> int:
         """The most that a request may cost, whichever upstream serves it. Raises Refusal MODEL_NOT_PRICED."""
-        most = 0
-        for upstream in upstreams:
-            if upstream.price is not None:
-                most = max(most, reserve(upstream.price, prompt, completion))
-            elif self._plans[identity.plan].unpriced == "refuse":
-                message = (
-                    f"{upstream.provider}/{upstream.model} has no price, and this account's use is limited in money; "
-                    'its operator can set `price` on the model, or `unpriced = "allow"` on the plan.'
-                )
-                raise Refusal("MODEL_NOT_PRICED", message, param="model")
-        return most
+        return most_of(self._plans[identity.plan], upstreams, prompt, completion)
 
     # The journal
 
@@ -458,3 +448,18 @@ def render_plain_usage(usage: Usage) -> Fields:
         ("total_tokens", usage.prompt + usage.completion),
     )
     return {name: msgspec.Raw(b"%d" % value) for name, value in counts}
+
+
+def most_of(plan: Plan, upstreams: Sequence[Upstream], prompt: int, completion: int) -> int:
+    """Nano-dollars that a request of so many tokens may cost on this plan. Raises Refusal MODEL_NOT_PRICED."""
+    most = 0
+    for upstream in upstreams:
+        if upstream.price is not None:
+            most = max(most, reserve(upstream.price, prompt, completion))
+        elif plan.unpriced == "refuse":
+            message = (
+                f"{upstream.provider}/{upstream.model} has no price, and this account's use is limited in money; "
+                'its operator can set `price` on the model, or `unpriced = "allow"` on the plan.'
+            )
+            raise Refusal("MODEL_NOT_PRICED", message, param="model")
+    return most

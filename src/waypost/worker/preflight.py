@@ -7,7 +7,7 @@ carries the traffic, and change nothing.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from waypost.api import routing_shapes as shapes
@@ -18,7 +18,7 @@ from waypost.formats.openai_chat import ChatRequest, decode_text, parse_request
 from waypost.formats.usage import estimate_tokens
 from waypost.http.exchange import Exchange
 from waypost.messages import Identity
-from waypost.policy.admission import OUTPUT_RESERVE, refusal_of
+from waypost.policy.admission import OUTPUT_RESERVE, Meter, What, refusal_of
 from waypost.policy.chains import Candidate, Plan
 from waypost.policy.routing import plan
 from waypost.policy.routing import refusal as nobody
@@ -74,25 +74,27 @@ def judge(
     books: Books, identity: Identity, found: Resolved, request: ChatRequest, tokens: int, output: int
 ) -> shapes.Verdict:
     """Would the limits admit it now? Nothing is taken. What this worker has not heard of a meter is null."""
-    meters = []
-    refused: Refusal | None = None
     try:
         purse = books.purse(identity, found.free)
         cost = books.most(identity, found.upstreams, tokens, output) if purse.money else 0
     except Refusal as refusal:
         return shapes.Verdict(False, refusal.failure.code, refusal.message, [])
-    amounts = {"requests": 1, "streams": int(request.stream), "tokens": tokens + output, "money": cost}
-    unknown = False
-    for meter, lease in purse.leases:
-        need = amounts[meter.what]
-        left = lease.remaining + lease.units if lease.granted_at else None
-        meters.append(shapes.MeterView(meter.what, meter.window, meter.limit, left, need))
-        unknown = unknown or left is None
+    meters = [(meter, lease.remaining + lease.units if lease.granted_at else None) for meter, lease in purse.leases]
+    return verdict(meters, {"streams": int(request.stream), "tokens": tokens + output, "money": cost}, books.wall())
+
+
+def verdict(meters: Sequence[tuple[Meter, int | None]], amounts: Mapping[What, int], now: float) -> shapes.Verdict:
+    """What meters, each with the units left of it (None: not known), say to a request that wants these `amounts`."""
+    views = []
+    refused: Refusal | None = None
+    for meter, left in meters:
+        need = amounts.get(meter.what, 1)
+        views.append(shapes.MeterView(meter.what, meter.window, meter.limit, left, need))
         if need > meter.limit or (left is not None and need > left):
-            refused = refused or refusal_of(meter, need, min(meter.limit, left or 0), books.wall())
+            refused = refused or refusal_of(meter, need, min(meter.limit, left or 0), now)
     if refused is not None:
-        return shapes.Verdict(False, refused.failure.code, refused.message, meters)
-    return shapes.Verdict(None if unknown else True, None, None, meters)
+        return shapes.Verdict(False, refused.failure.code, refused.message, views)
+    return shapes.Verdict(None if any(left is None for _, left in meters) else True, None, None, views)
 
 
 def describe(
