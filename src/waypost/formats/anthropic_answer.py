@@ -33,6 +33,7 @@ from waypost.completion import (
     fold,
 )
 from waypost.formats.anthropic_content import OPAQUE
+from waypost.formats.familiar import Familiar
 from waypost.formats.fences import Fences
 from waypost.formats.format import EMPTY_OBJECT, Reading, decode_object, encode, failed, parse_arguments
 from waypost.formats.sse import Splitter
@@ -207,16 +208,33 @@ class Stream:
         self.id = ""
         self.model = ""
         self._splitter = Splitter()
+        self._familiar = Familiar()
         self._reader = Reader(reading)
 
     def feed(self, data: bytes) -> list[AnyEvent]:
         """What these bytes complete."""
+        splitter = self._splitter
+        is_alone = splitter.is_between
+        text = self._familiar.text(data) if is_alone and not self.done else ""
+        if text:  # nearly always
+            return self._reader.say(text)
         found: list[AnyEvent] = []
         try:
-            for payload in self._splitter.feed(data):
+            payloads = splitter.feed(data)
+            is_alone = is_alone and splitter.is_between and len(payloads) == 1
+            for payload in payloads:
                 if self.done:
                     break
-                found += self._read(decode_event(payload))
+                event = decode_event(payload)
+                found += self._read(event)
+                delta = event.delta
+                if (
+                    is_alone
+                    and event.type == "content_block_delta"
+                    and delta is not None
+                    and delta.type == "text_delta"
+                ):
+                    self._familiar.learn(data, delta.text)
         except BadAnswer as error:
             found.append(self._fail(failed(str(error), error.how)))
         except UNREADABLE:
@@ -237,9 +255,9 @@ class Stream:
 
     def _read(self, event: StreamEvent) -> list[AnyEvent]:
         reader = self._reader
-        if event.type == "content_block_delta" and event.delta is not None:  # nearly always
-            return reader.more(event.delta)
         match event.type:
+            case "content_block_delta" if event.delta is not None:
+                return reader.more(event.delta)
             case "content_block_start":
                 return reader.begin(event.content_block)
             case "content_block_stop":
@@ -304,7 +322,7 @@ class Reader:
             case "text":
                 if block.citations:
                     self._is_plain = False
-                return self._say(block.text)
+                return self.say(block.text)
             case "thinking":
                 return self._reason(block.thinking)
             case "tool_use" if self._is_answer(block):
@@ -321,7 +339,7 @@ class Reader:
         """More of the open block."""
         match delta.type:
             case "text_delta":
-                return self._say(delta.text)
+                return self.say(delta.text)
             case "input_json_delta":
                 return self._argue(delta.partial_json)
             case "thinking_delta":
@@ -389,7 +407,8 @@ class Reader:
     def _is_answer(self, block: Block) -> bool:
         return bool(self._reading.schema_tool) and block.name == self._reading.schema_tool
 
-    def _say(self, text: str) -> list[AnyEvent]:
+    def say(self, text: str) -> list[AnyEvent]:
+        """More of its words."""
         if not text:
             return []
         self._pieces.append(text)

@@ -30,6 +30,7 @@ from waypost.completion import (
     UsageReport,
     fold,
 )
+from waypost.formats.familiar import FamiliarCounted
 from waypost.formats.fences import Fences
 from waypost.formats.format import Reading, encode, failed
 from waypost.formats.gemini_content import OPAQUE
@@ -130,6 +131,8 @@ class Stream:
         self.id = ""
         self.model = ""
         self._splitter = Splitter()
+        self._familiar = FamiliarCounted()
+        self._speaker = ChoiceReader(0, reading)  # whose the familiar events are
         self._reader = Reader(reading)
 
     def feed(self, data: bytes) -> list[AnyEvent]:
@@ -137,11 +140,20 @@ class Stream:
         found: list[AnyEvent] = []
         if self.done:
             return found
+        splitter = self._splitter
+        is_alone = splitter.is_between
         try:
-            for payload in self._splitter.feed(data):
-                self._reader.read(decode_response(payload), found)
+            if is_alone and self._is_known(data, found):  # nearly always
+                return found
+            payloads = splitter.feed(data)
+            is_alone = is_alone and splitter.is_between and len(payloads) == 1
+            for payload in payloads:
+                response = decode_response(payload)
+                self._reader.read(response, found)
                 if found and isinstance(found[-1], Failed):
                     break
+                if is_alone:
+                    self._learn(data, response)
         except BadAnswer as error:
             found.append(failed(str(error), error.how))
         except UNREADABLE:
@@ -149,6 +161,30 @@ class Stream:
         self.id, self.model = self._reader.id, self._reader.model
         self.done = bool(found) and isinstance(found[-1], Failed)
         return found
+
+    def _is_known(self, data: bytes, found: list[AnyEvent]) -> bool:
+        """Is it what came before, but for its text and usage so far? Then these are added to `found`."""
+        text, usage = self._familiar.text(data)
+        if not text:
+            return False
+        try:
+            self._reader.count(msgspec.Raw(usage), found)
+        except UNREADABLE:  # such as the end of one event and the beginning of another between the same bytes
+            return False
+        self._speaker.more(text, found)
+        return True
+
+    def _learn(self, data: bytes, response: Response) -> None:
+        """Of an event that came alone: is it nothing but text, and usage so far?"""
+        if len(response.candidates) != 1 or response.usage_metadata == NOTHING or response.prompt_feedback is not None:
+            return
+        candidate = response.candidates[0]
+        content, index = candidate.content, candidate.index
+        if content is not None and len(content.parts) == 1 and candidate == Candidate(content=content, index=index):
+            part = decode_part(content.parts[0])
+            is_text = part == Part(text=part.text)
+            if is_text and self._familiar.learn(data, part.text or "", bytes(response.usage_metadata)):
+                self._speaker = self._reader.choice(index)
 
     def end(self) -> list[AnyEvent]:
         """No more bytes come: whole if every choice has said why it stopped."""
@@ -175,18 +211,22 @@ class Reader:
         """The next part of the answer, its events added to `found`. Raises BadAnswer."""
         self.id = self.id or response.response_id
         self.model = self.model or response.model_version
-        if response.usage_metadata != NOTHING:
-            usage = parse_usage(response.usage_metadata)
-            if usage is not None:
-                found.append(UsageReport(usage, response.usage_metadata))
+        self.count(response.usage_metadata, found)
         if response.error is not None:
             found.append(Failed(fault_of(response.error.code, response.error)))
             return
         for candidate in response.candidates:
-            self._choice(candidate.index).read(candidate, self.id, found)
+            self.choice(candidate.index).read(candidate, self.id, found)
         feedback = response.prompt_feedback
         if feedback is not None and feedback.block_reason and not self._choices:
-            self._choice(0).block(feedback.block_reason, feedback.block_reason_message)
+            self.choice(0).block(feedback.block_reason, feedback.block_reason_message)
+
+    def count(self, raw: msgspec.Raw, found: list[AnyEvent]) -> None:
+        """Usage so far."""
+        if raw != NOTHING:
+            usage = parse_usage(raw)
+            if usage is not None:
+                found.append(UsageReport(usage, raw))
 
     def end(self, found: list[AnyEvent]) -> None:
         """The answer is complete. Raises BadAnswer where it is not."""
@@ -199,7 +239,8 @@ class Reader:
         for choice in self._choices.values():
             choice.end(found)
 
-    def _choice(self, index: int) -> ChoiceReader:
+    def choice(self, index: int) -> ChoiceReader:
+        """Of that index, which may begin with this."""
         choice = self._choices.get(index)
         if choice is None:
             choice = self._choices[index] = ChoiceReader(index, self._reading)
@@ -240,7 +281,7 @@ class ChoiceReader:
             elif part.inline_data is not None:
                 self._show(part, found)
             elif part.text is not None:
-                self._say(part, logprobs, found)
+                self._say(part.text, part.thought_signature, logprobs, found)
                 logprobs = None
             else:
                 self._pieces.append(Piece("?", raw=raw))
@@ -308,15 +349,20 @@ class ChoiceReader:
         )  # fmt: skip
         found.append(ReasoningDone(detail, self._index))
 
-    def _say(self, part: Part, logprobs: Logprobs | None, found: list[AnyEvent]) -> None:
-        text = part.text or ""
-        if not text and not part.thought_signature:
+    def more(self, text: str, found: list[AnyEvent]) -> None:
+        """A part that is nothing but text."""
+        if self._is_thinking:
+            self._close_thought(found)
+        self._say(text, "", None, found)
+
+    def _say(self, text: str, signature: str, logprobs: Logprobs | None, found: list[AnyEvent]) -> None:
+        if not text and not signature:
             return
         if not self._pieces or self._pieces[-1].letter != "W" or (text and self._pieces[-1].signature):
             self._pieces.append(Piece("W"))
-        self._pieces[-1].add(text, part.thought_signature)
-        if part.thought_signature:
-            self._sign(part.thought_signature, None, found)
+        self._pieces[-1].add(text, signature)
+        if signature:
+            self._sign(signature, None, found)
         if self._reading.schema_tool:
             self._held.append(text)
             return

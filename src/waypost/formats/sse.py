@@ -10,19 +10,31 @@ EVENT_LIMIT = 4 * 1024 * 1024  # bytes of one event
 class Splitter:
     """Cuts a stream into its events' data; comments, names of events and unknown fields are left out."""
 
-    __slots__ = ("_is_after_cr", "_is_begun", "_tail")
+    __slots__ = ("_is_after_cr", "_is_begun", "_tail", "is_between")
 
     def __init__(self) -> None:
         self._tail = b""  # the start of an event whose end has not come
         self._is_after_cr = False  # a \n that follows belongs to a line end already seen
         self._is_begun = False
+        self.is_between = False  # every event that began has also ended
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of every event that is complete. Raises BadAnswer where one grows past EVENT_LIMIT."""
-        if self._is_begun and not self._tail and not self._is_after_cr:  # nearly always
+        if self.is_between:  # nearly always
             payload = sole(data)
             if payload is not None:
                 return [payload]
+        found = self._cut(data)
+        self.is_between = self._is_begun and not self._tail and not self._is_after_cr
+        return found
+
+    def end(self) -> list[bytes]:
+        """The data of a last event without its empty line."""
+        tail, self._tail = self._tail, b""
+        payload = parse_event(tail)
+        return [payload] if payload is not None else []
+
+    def _cut(self, data: bytes) -> list[bytes]:
         if self._is_after_cr and data:
             data = data.removeprefix(b"\n")
             self._is_after_cr = False
@@ -48,12 +60,6 @@ class Splitter:
             if payload is not None:
                 found.append(payload)
         return found
-
-    def end(self) -> list[bytes]:
-        """The data of a last event without its empty line."""
-        tail, self._tail = self._tail, b""
-        payload = parse_event(tail)
-        return [payload] if payload is not None else []
 
     def _keep(self, rest: bytes) -> None:
         if len(rest) > EVENT_LIMIT:
