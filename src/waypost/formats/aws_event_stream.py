@@ -73,10 +73,10 @@ class FrameSplitter:
         at = 0
         try:
             while len(data) - at >= PRELUDE.size:
-                total = check_prelude(data, at)
+                total, headers = parse_prelude(data, at)
                 if len(data) - at < total:
                     break
-                frames.append(parse_frame(data[at : at + total], self._known))
+                frames.append(parse_frame(data[at : at + total], headers, self._known))
                 at += total
         except BadAnswer as error:
             self._tail = b""
@@ -85,32 +85,36 @@ class FrameSplitter:
         return frames, None
 
 
-def check_prelude(data: bytes, at: int) -> int:
-    """The length of the frame that begins here. Raises BadAnswer."""
+def parse_prelude(data: bytes, at: int) -> tuple[int, int]:
+    """The length of the frame that begins here, and that of its headers. Raises BadAnswer."""
     total, headers, checksum = PRELUDE.unpack_from(data, at)
     if zlib.crc32(data[at : at + 8]) != checksum:
         raise BadAnswer("the upstream sent a frame whose checksum is wrong")
     if not LEAST + headers <= total <= FRAME_LIMIT:
         raise BadAnswer("the upstream sent a frame of an impossible length")
-    return int(total)
+    return total, headers
 
 
-def parse_frame(data: bytes, known: dict[bytes, dict[str, Header]]) -> Frame:
-    """Exactly one frame, whose prelude has been checked; `known` is added to. Raises BadAnswer."""
-    if zlib.crc32(data[: -CHECKSUM.size]) != CHECKSUM.unpack_from(data, len(data) - CHECKSUM.size)[0]:
+def parse_frame(data: bytes, size: int, known: dict[bytes, dict[str, Header]]) -> Frame:
+    """Exactly one frame, whose prelude has been checked: its headers have that size. `known` is added to.
+
+    Raises BadAnswer.
+    """
+    checked = data[: -CHECKSUM.size]
+    if zlib.crc32(checked) != CHECKSUM.unpack(data[-CHECKSUM.size :])[0]:
         raise BadAnswer("the upstream sent a frame whose checksum is wrong")
-    end = PRELUDE.size + PRELUDE.unpack_from(data)[1]
-    raw = data[PRELUDE.size : end]
+    end = PRELUDE.size + size
+    raw, payload = checked[PRELUDE.size : end], checked[end:]
     headers = known.get(raw)
     if headers is not None:
-        return Frame(headers, data[end : -CHECKSUM.size])
+        return Frame(headers, payload)
     try:
         headers = parse_headers(raw)
     except (struct.error, IndexError, UnicodeDecodeError, ValueError):
         raise BadAnswer("the upstream sent a frame whose headers can't be read") from None
     if len(known) < KNOWN:
         known[raw] = headers
-    return Frame(headers, data[end : -CHECKSUM.size])
+    return Frame(headers, payload)
 
 
 def parse_headers(data: bytes) -> dict[str, Header]:

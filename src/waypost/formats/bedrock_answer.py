@@ -67,6 +67,7 @@ REFUSED = {
     "content_filtered": "The upstream's content filter stopped the answer.",
     "guardrail_intervened": "The upstream's guardrail stopped the answer.",
 }
+FAILURES = frozenset({"exception", "error"})  # types of messages
 BROKEN = frozenset({"malformed_model_output", "malformed_tool_use"})
 FAULTS: dict[str, FaultKind] = {
     "ValidationException": "bad_request",
@@ -154,11 +155,11 @@ class Stream:
         return event
 
     def _read(self, frame: Frame) -> list[AnyEvent]:
-        kind = frame.text(":event-type")
-        if frame.text(":message-type") in ("exception", "error"):
+        headers = frame.headers
+        if headers.get(":message-type") in FAILURES:
             return [self._fail(Failed(parse_exception(frame)))]
         reader = self._reader
-        match kind:
+        match headers.get(":event-type"):
             case "contentBlockDelta":
                 event = decode_event(frame.payload)
                 return reader.more(event.content_block_index, event.delta) if event.delta is not None else []
@@ -253,6 +254,8 @@ class Reader:
 
     def more(self, index: int, delta: Delta) -> list[AnyEvent]:
         """More of the open block; text and reasoning begin without saying so."""
+        if delta.text is not None and index == self._index:  # nearly always
+            return self._say(delta.text)
         found = self.begin(index, opened_by(delta)) if index != self._index else []
         if delta.text is not None:
             return found + self._say(delta.text)
