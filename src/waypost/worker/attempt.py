@@ -25,7 +25,8 @@ WAITING = b": waypost is waiting for the model\n\n"
 class Attempt:
     """Receives one answer. Its deadline serves the four timeouts, and the comments that keep a waiting stream alive."""
 
-    # What most attempts never change stands on the class.
+    # What most attempts never change stands on the class, but for what every read looks at: CPython 3.11 finds that
+    # 200 instructions sooner on the instance.
     deadline = NEVER
     committed = False
     _connection: ClientConnection | None = None
@@ -34,7 +35,6 @@ class Attempt:
     status = 0  # the upstream's; 0 before it has sent one
     _is_closed = False
     _head = b""
-    _body: list[bytes] | None = None  # an error's body, collected
     _heard = 0.0  # when the upstream's latest bytes came; 0 before the first
     _told = 0.0  # when the caller was last told that we wait
     first_token = 0.0  # when the answer's first meaningful event was passed on, on the clock of the loop; 0 before
@@ -72,6 +72,7 @@ class Attempt:
         ends = deadlines.now + upstream.timeouts.total  # when the whole answer must be here
         self._ends = ends if ends < request_ends else request_ends
         self._sent = 0.0
+        self._body: list[bytes] | None = None  # an error's body, collected
         self._over: Signal[Outcome] = Signal()
 
     def run(self, request: bytes) -> Signal[Outcome]:
