@@ -41,7 +41,8 @@ VERTEX_VERSION = "vertex-2023-10-16"
 BREAKPOINTS = 4
 LEAST_BUDGET = 1024
 NATIVE_TOOL = re.compile(r"[a-z0-9_]+_\d{8}")  # Anthropic's own tools carry the date of their version
-OPAQUE_USER = re.compile(r"(?!\S+@\S+\.\S).{1,256}", re.DOTALL)  # an e-mail address is refused, and what is longer
+LONGEST_USER = 256  # characters
+is_address = re.compile(r"\S+@\S+\.\S").match
 TIERS = {"auto": "auto", "default": "standard_only"}
 ONLY_JSON = "Answer with one JSON object and nothing else: no other words, no code fence."
 SCHEMA_TOOL = "structured_answer"
@@ -75,7 +76,7 @@ def render_request(chat: Chat, model: Model) -> Rendered:
         body["tool_choice"] = choice
     if answer.schema is not None:
         body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": answer.schema}
-    if OPAQUE_USER.fullmatch(chat.user):
+    if chat.user and is_opaque(chat.user):
         body["metadata"] = {"user_id": chat.user}
     if chat.service_tier in TIERS:
         body["service_tier"] = TIERS[chat.service_tier]
@@ -98,6 +99,11 @@ def addressed(body: dict[str, Any], model: Model, reading: Reading, dropped: lis
     return Rendered(path=path, body=encode(body), dropped=tuple(dropped), reading=reading)
 
 
+def is_opaque(user: str) -> bool:
+    """May it be told to Anthropic? What is longer is refused, and an e-mail address; the pattern sees nothing long."""
+    return len(user) <= LONGEST_USER and is_address(user) is None
+
+
 def unheard(chat: Chat) -> list[str]:
     """What was asked for and Anthropic has no field for, where the answer is the same kind of answer without it."""
     asked = {
@@ -107,7 +113,7 @@ def unheard(chat: Chat) -> list[str]:
         "logprobs": chat.logprobs,
         "top_logprobs": bool(chat.top_logprobs),
         "service_tier": bool(chat.service_tier) and chat.service_tier not in TIERS,
-        "user": bool(chat.user) and OPAQUE_USER.fullmatch(chat.user) is None,
+        "user": not is_opaque(chat.user),
     }
     return [name for name, is_asked in asked.items() if is_asked]
 
