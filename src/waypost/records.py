@@ -1,7 +1,8 @@
 """The lines of a journal: what a worker writes down and the keeper's books are made of.
 
 A journal is the only thing that the hot path writes. A request is `Opened` before the first byte goes upstream and
-`Settled` before the last byte goes to the caller; attempts that failed stand in between. Lines are MessagePack arrays
+`Settled` before the last byte goes to the caller; attempts that failed stand in between. One that is answered at once
+with what another was is `Repeated`, which is both in one line. Lines are MessagePack arrays
 that begin with their tag. Ids are the 26 characters of a ULID, times are milliseconds since 1970 UTC, money is in
 integer nano-dollars (10⁻⁹ USD), counts of tokens are disjoint.
 """
@@ -41,6 +42,9 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def completion(self) -> int:
         """Everything that came out."""
         return self.output + self.reasoning + self.audio_output + self.image_output
+
+
+NOTHING = Usage()
 
 
 class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -124,4 +128,30 @@ class Priced(Line, frozen=True, gc=False, tag=5):
     terms: bytes
 
 
-AnyLine = Opened | Attempted | Settled | Tally | Priced
+class Repeated(Line, frozen=True, gc=False, tag=6):
+    """A request was admitted and had its whole answer in the same moment: another's, as `source` of `Settled` says."""
+
+    id: bytes
+    at: int
+    account: int
+    key: int
+    plan: str
+    model: str
+    stream: bool
+    holds: tuple[tuple[str, int], ...]
+    latency: int
+    source: bytes
+
+    def opened(self) -> Opened:
+        """Its beginning. Nothing is estimated: it was never open."""
+        return Opened(self.id, self.at, self.account, self.key, self.plan, self.model, self.stream, self.holds, 0, 0)
+
+    def settled(self) -> Settled:
+        """Its end: it counts, and costs nothing."""
+        latency, source = self.latency, self.source
+        return Settled(
+            self.id, self.at, 200, "", "", "", 0, 1, 0, 0, "", NOTHING, False, latency or 1, latency, b"", source
+        )
+
+
+AnyLine = Opened | Attempted | Settled | Tally | Priced | Repeated

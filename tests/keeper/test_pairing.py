@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.keeper.journaling import NOON, id_of, opened, settled
 from waypost.keeper.pairing import BIGGEST, Piece, charge, crashed, day_of, fitting, pair
-from waypost.records import Attempted, Priced, Tally, Usage
+from waypost.records import Attempted, Priced, Repeated, Tally, Usage
 
 METERS = ("a7:requests:day:2026-11-22", "a7:tokens:hour:2026-11-22T13+01:00", "k70:spend:total", "a7:streams:total")
 counts = st.integers(0, 10_000)
@@ -119,6 +119,17 @@ def test_lines_that_come_twice_count_once(drawn, data):
     assert twice.spent["1-0"] == once.spent["1-0"] and not any(twice.spent["2-0"].values())
 
 
+def test_what_is_over_at_once_is_a_row_like_one_of_two_lines():
+    line = Repeated(id_of(3), NOON, 7, 70, "free", "route/x", True, opened(3).holds, 4, id_of(1))
+    one, two = pair([Piece("1-0", [line], {})], NOON), pair([Piece("1-0", [line.opened(), line.settled()], {})], NOON)
+    assert one.__dict__ == two.__dict__ and len(one.requests) == 1
+    assert one.spent["1-0"] == {**dict.fromkeys(dict(line.holds), 0), "a7:requests:day:2026-11-22": 1}
+    again = pair([Piece("1-0", [line, line], {}), Piece("2-0", [line], {})], NOON, {id_of(1)})
+    assert (len(again.faults), again.requests, again.days) == (2, one.requests, one.days)
+    assert pair([Piece("1-0", [line], {})], NOON, {line.id}).requests == []
+    assert pair([Piece("1-0", [line], {line.id: line.opened()})], NOON).requests == []
+
+
 def test_known_ids_are_left_out_with_everything_about_them():
     attempt = Attempted(id_of(1), 1, NOON, "", "", "", 0, 0)
     batch = pair([Piece("1-0", [opened(1), attempt, settled(1), opened(2)], {})], NOON, {id_of(1)})
@@ -159,5 +170,6 @@ def test_a_refused_line_is_cut_to_what_fits_and_no_more():
     assert (len(cut.plan), cut.model, len(cut.holds[0][0])) == (100, "\ufffd", 120)
     assert abs(cut.estimate) <= BIGGEST and abs(cut.holds[0][1]) <= BIGGEST
     assert (cut.id, cut.at, cut.account, cut.stream) == (line.id, line.at, line.account, line.stream)
-    for good in (opened(1), settled(1), Priced("v", b""), Tally(1, {}, 1, 1)):
+    repeated = Repeated(id_of(3), NOON, 7, 70, "free", "route/x", True, opened(3).holds, 4, id_of(1))
+    for good in (opened(1), settled(1), Priced("v", b""), Tally(1, {}, 1, 1), repeated):
         assert fitting(good) == good

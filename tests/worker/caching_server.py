@@ -15,8 +15,10 @@ import msgspec
 from tests.harness import Answer, Client, Waypost, chat_body, post, provider, serving, wait_until
 from tests.sim.running import Running
 from waypost.config import load
+from waypost.journal_file import HEADER, read_lines
 from waypost.keeper.direct import administer
 from waypost.messages import CreatedKey, CreateKey
+from waypost.records import AnyLine
 from waypost.sim.journal import Exchange, read_journal
 
 CONFIG = """
@@ -108,6 +110,11 @@ class Server(msgspec.Struct):
     def row(self, answer: Answer) -> Row:
         """The same of one answer."""
         return self.rows(answer.header("x-request-id") or "")[0]
+
+    def journal(self) -> list[AnyLine]:
+        """What the workers have written so far."""
+        segments = sorted((self.waypost.folder / "data" / "journal").glob("*.0*"))
+        return [line for path in segments for line in read_lines(path.read_bytes(), HEADER).lines]
 
     def exchanges(self, mark: str) -> list[Exchange]:
         """What the upstream was asked with this mark."""

@@ -14,6 +14,7 @@ import pytest
 from tests.harness import Answer, chat_body, post, wait_until
 from tests.sim.running import Running
 from tests.worker.caching_server import CONFIG, Server, body, caching, ids, mark, pieces, said, status_of
+from waypost.records import Opened, Repeated, Settled
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def server(simulator: Running) -> Iterator[Server]:
         yield server
 
 
+OF_ONE = (Opened, Settled, Repeated)
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 
@@ -86,6 +88,18 @@ def test_a_hit_counts_as_a_request_and_costs_nothing(server: Server, stream: boo
     assert one.cost is not None and one.cost > 0 and one.source == ""
     assert (again.status, again.code, again.requests, again.tokens, again.cost) == (200, "", 1, 0, 0)
     assert again.source == one.id and again.provider == ""
+
+
+@BOTH
+def test_a_hit_is_one_line_in_the_journal(server: Server, stream: bool) -> None:
+    key, asked = server.key(), mark()
+    first, second = (server.ask(key, body(asked, stream=stream)) for _ in range(2))
+    lines = server.journal()
+    kinds = [
+        [type(line) for line in lines if isinstance(line, OF_ONE) and line.id == row.id.encode()]
+        for row in map(server.row, (first, second))
+    ]
+    assert kinds == [[Opened, Settled], [Repeated]]
 
 
 def test_limits_on_requests_hold_for_hits(server: Server) -> None:

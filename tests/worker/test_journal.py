@@ -21,7 +21,7 @@ from tests.harness import wait_until
 from waypost.config import Config
 from waypost.errors import Refusal
 from waypost.journal_file import HEADER, LineError, alive_name, parse_file_name, parse_header, read_lines, segment_name
-from waypost.records import AnyLine, Opened, Priced, Settled, Tally, Usage
+from waypost.records import AnyLine, Opened, Priced, Repeated, Settled, Tally, Usage
 from waypost.worker import books
 from waypost.worker.journal import Journal, JournalUnavailable, Sync, fdatasync
 from waypost.worker.leases import Leases
@@ -207,6 +207,8 @@ def test_bounded_by_what_the_books_have_not_taken(tmp_path: pathlib.Path) -> Non
         count = refused_at(journal)
         assert len(segments_of(tmp_path)) == 5
         assert journal.why_not == f"the books are behind: {5 * SMALL} bytes wait to be taken"
+        with pytest.raises(JournalUnavailable):
+            journal.append(Repeated(b"0" * 26, 1, 1, 1, "all", "m", False, (), 1, b"1" * 26))
         for number in range(40):  # those under way are settled in what is left
             journal.append(settled(number))
         lines: list[AnyLine] = [*map(opened, range(count)), *map(settled, range(40))]

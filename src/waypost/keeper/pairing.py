@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from waypost.records import AnyLine, Attempted, Opened, Priced, Settled, Tally, Usage
+from waypost.records import AnyLine, Attempted, Opened, Priced, Repeated, Settled, Tally, Usage
 
 CRASHED: Final = "CRASHED"
 """The code of a request whose worker died before it could settle it."""
@@ -83,9 +83,9 @@ def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes], seen: set
         elif isinstance(line, Settled):
             opened = new.pop(line.id, None)
             if opened is not None:
-                batch.requests.append((*opened_columns(opened, journal), *settled_columns(line)))
-                _charge(spent, opened, line)
-            elif line.id in before and line.id not in gone:
+                _count_whole(batch, journal, spent, opened, line)
+                continue
+            if line.id in before and line.id not in gone:
                 opened = before[line.id]
                 gone.add(line.id)
                 batch.finals.append((*settled_columns(line), shown(line.id)))
@@ -95,6 +95,12 @@ def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes], seen: set
                 continue
             batch.settled.append((opened, line))
             _add_to_day(batch.days, opened, line)
+        elif isinstance(line, Repeated):
+            if line.id in seen or line.id in before:
+                batch.faults.append(f"{shown(line.id)} of journal {journal} came before; it is not counted again")
+            else:
+                seen.add(line.id)
+                _count_whole(batch, journal, spent, line.opened(), line.settled())
         elif isinstance(line, Attempted):
             if (line.id in new or (line.id in before and line.id not in gone)) and line.id not in known:
                 batch.attempts.append(attempted_columns(line))
@@ -112,6 +118,14 @@ def _pair_one(batch: Batch, piece: Piece, now: int, known: Set[bytes], seen: set
     batch.opened[journal] = new
     batch.closed[journal] = list(gone)
     batch.spent[journal] = spent
+
+
+def _count_whole(batch: Batch, journal: str, spent: dict[str, int], opened: Opened, line: Settled) -> None:
+    """A request that the books did not know is over."""
+    batch.requests.append((*opened_columns(opened, journal), *settled_columns(line)))
+    _charge(spent, opened, line)
+    batch.settled.append((opened, line))
+    _add_to_day(batch.days, opened, line)
 
 
 def shown(id: bytes) -> str:

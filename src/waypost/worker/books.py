@@ -24,7 +24,7 @@ from waypost.policy.admission import OUTPUT_RESERVE, limit_lines, meters_of, ref
 from waypost.pricing import Price, prompt_cost, reserve
 from waypost.pricing import cost as cost_of
 from waypost.pricing import saved as saved_of
-from waypost.records import Attempted, Opened, Priced, Settled, Tally, Usage
+from waypost.records import NOTHING, Attempted, Opened, Priced, Repeated, Settled, Tally, Usage
 from waypost.worker.journal import Journal, JournalUnavailable
 from waypost.worker.leases import Leases
 from waypost.worker.link import KeeperUnavailable
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 SHORT = 4096  # bytes of a request that cannot hold an inline file to speak of
 PURSES = 20_000  # callers whose meters are at hand
 RAW_USAGE = 4096  # bytes of an upstream's own usage that a receipt keeps
-NOTHING = Usage()
 
 
 class Books:
@@ -136,7 +135,7 @@ class Books:
 
     # The journal
 
-    def write_opened(self, line: Opened) -> None:
+    def write_opened(self, line: Opened | Repeated) -> None:
         """Must be in the journal before an upstream is asked. Raises Refusal UNAVAILABLE."""
         try:
             self.journal.append(line)
@@ -247,16 +246,41 @@ class Entry:
             self._estimate,
             prompt_cost(price, self._estimate) if price is not None else 0,
         )
-        try:
-            books.write_opened(line)
-        except Refusal:
-            for lease, units in self._charge.takes:
-                books.leases.give_back(lease, units)
-            raise
+        self._write(line)
         self._is_open = True
         if request.stream:
             books.entered(self)
         return True
+
+    def admit_repeated(self, source: bytes) -> bool:
+        """`admit` and `repeated` in one line; False where a lease is short. Raises Refusal UNAVAILABLE."""
+        if not self._charge.take():
+            return False
+        books, identity, request = self._books, self.identity, self._request
+        line = Repeated(
+            self.id,
+            int(books.wall() * 1000),
+            identity.account_id,
+            identity.key_id,
+            identity.plan,
+            request.model,
+            request.stream,
+            self._charge.holds,
+            self._milliseconds(),
+            source,
+        )
+        self._write(line)
+        books.leases.settle(self._charge.takes, 1, 0, 0)
+        return True
+
+    def _write(self, line: Opened | Repeated) -> None:
+        """Write down what the charge has been taken for, or give it back. Raises Refusal UNAVAILABLE."""
+        try:
+            self._books.write_opened(line)
+        except Refusal:
+            for lease, units in self._charge.takes:
+                self._books.leases.give_back(lease, units)
+            raise
 
     async def admit_slowly(self) -> None:
         """`admit` with what the keeper still has. Raises Refusal: the limit that is full, or UNAVAILABLE."""

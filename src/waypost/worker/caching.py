@@ -103,6 +103,30 @@ def read_ttl(head: Head) -> int | None:
 # The walk
 
 
+def recalled_at_once(
+    worker: Worker,
+    exchange: Exchange,
+    entry: Entry,
+    request: ChatRequest,
+    found: Resolved,
+    wish: Wish,
+    endpoint: str,
+) -> bool:
+    """Answer a request that is not admitted yet, if this worker has the answer: one line in the books, and not two.
+
+    False where something has to be waited for, or worked out: the key of a body that did not come before, byte for
+    byte, is not, for somebody whose limits may be full. Raises Refusal.
+    """
+    if wish.clears or worker.journal.makes_wait or request.preset is not None:
+        return False
+    key = worker.cache.known_key(request.body, entry.identity, found, endpoint)
+    kept = worker.cache.find(key, wish.most) if key is not None else None
+    if kept is None or not entry.admit_repeated(kept.recording.source):
+        return False
+    hit(worker, exchange, entry, request, kept)
+    return True
+
+
 async def recalled(
     worker: Worker,
     exchange: Exchange,
@@ -129,6 +153,7 @@ async def recalled(
         if kept is None and cache.is_shared and key not in cache.flights:
             kept = await fetched(worker, key, wish)
         if kept is not None:
+            entry.repeated(kept.recording.source)
             hit(worker, exchange, entry, request, kept)
             return
         miss = cache.flights.get(key)
@@ -178,12 +203,11 @@ def key_of(worker: Worker, entry: Entry, request: ChatRequest, found: Resolved, 
 
 
 def hit(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, kept: Kept) -> None:
-    """It is there: in the books first, then said."""
+    """Say what is there; it is in the books already."""
     now = worker.clock()
     recording = kept.recording
     age = int(now - kept.since)
     headers = hit_headers(worker, exchange, request, entry, recording.source, recording.dropped, age, kept.ttl)
-    entry.repeated(recording.source)
     latency = int((now - exchange.arrived) * 1000)
     replay(recording, exchange, headers, entry.request_id, int(worker.books.wall()), latency)
 

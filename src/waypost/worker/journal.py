@@ -24,7 +24,7 @@ import msgspec
 
 from waypost import journal_file
 from waypost.journal_file import FRAME, HEADER, SEAL, SEGMENT, LineError
-from waypost.records import Line, Opened
+from waypost.records import Line, Opened, Repeated
 
 logger = logging.getLogger("waypost.worker")
 
@@ -38,6 +38,9 @@ STEPS: Final = 16
 
 FEWEST: Final = 3
 """Segments that a journal may have however small its bound: one filled, one that comes next, one being read."""
+
+REFUSED: Final = frozenset((Opened, Repeated))
+"""Lines without which a request is not made, so that they need not be kept where there is no room."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _pack = journal_file.PAIR.pack
@@ -204,6 +207,7 @@ class Journal:
         self._clock = clock
         self._loop = loop
         self._sync = sync
+        self.makes_wait = sync == "always"  # whoever opens a request, until it is on the disk
         self._size = segment
         self._disk = Disk(
             folder, self.name, segment=segment, max_bytes=max_bytes, durable=sync != "none", fdatasync=fdatasync
@@ -236,8 +240,8 @@ class Journal:
     def append(self, line: Line) -> None:
         """Write a line down: when this returns, the kernel has it.
 
-        An `Opened` is refused with `JournalUnavailable` as soon as there is not enough room to settle in. Any other
-        line is kept until there is room again. Raises `LineError` for one that cannot be written at all.
+        An `Opened` or a `Repeated` is refused with `JournalUnavailable` as soon as there is not enough room to settle
+        in. Any other line is kept until there is room again. Raises `LineError` for one that cannot be written at all.
         """
         try:
             payload = _encode(line)
@@ -247,7 +251,7 @@ class Journal:
         start = self._offset
         end = start + len(frame)
         if end > self._stop:
-            self._append_with_care(type(line) is Opened, frame)
+            self._append_with_care(type(line) in REFUSED, frame)
             return
         self._map[start:end] = frame
         self._offset = end
@@ -261,7 +265,7 @@ class Journal:
 
     def synced(self) -> asyncio.Future[None] | None:
         """Done when all lines up to now are on the disk, or `JournalUnavailable`. None unless `sync` is "always"."""
-        if self._sync != "always":
+        if not self.makes_wait:
             return None
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(future)

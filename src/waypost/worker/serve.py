@@ -23,7 +23,7 @@ from waypost.worker.answers import end_killed, refuse, success_headers, with_his
 from waypost.worker.asking import Asking
 from waypost.worker.attempt import Attempt
 from waypost.worker.books import Entry
-from waypost.worker.caching import Answerer, recalled, wish_of
+from waypost.worker.caching import Answerer, recalled, recalled_at_once, wish_of
 from waypost.worker.guard import Guard
 from waypost.worker.hedge import Race
 from waypost.worker.history import fitted
@@ -92,6 +92,9 @@ async def serve(worker: Worker, exchange: Exchange, operation: Operation) -> Non
                 return  # its answer was made before, or by another that has the same key
             exchange = shared
         entry = worker.books.open(identity, request, exchange, found.upstreams, request_id, found.free)
+        endpoint = operation.endpoint
+        if wish is not None and recalled_at_once(worker, exchange, entry, request, found, wish, endpoint):
+            return
         if not entry.admit():
             await entry.admit_slowly()
         written = worker.journal.synced()
@@ -102,21 +105,13 @@ async def serve(worker: Worker, exchange: Exchange, operation: Operation) -> Non
         if wish is None:
             await operation.answer(worker, exchange, entry, request, found, exchange)
         else:
-            await recalled(worker, exchange, entry, request, found, wish, operation.answer, operation.endpoint)
+            await recalled(worker, exchange, entry, request, found, wish, operation.answer, endpoint)
 
         # 8. Settle. Every other ending comes through one of these.
     except Refusal as refusal:
         end(worker, exchange, refusal, request_id, entry)
     except asyncio.CancelledError:
-        # The caller hung up (then nobody hears this), or ended its streams, or the worker's time to drain is over.
-        if entry is not None and entry.is_killed:
-            entry.ended_early("STREAM_KILLED")
-            end_killed(worker, exchange, request_id)
-            return
-        if entry is not None and exchange.is_gone:
-            entry.ended_early("CLIENT_GONE")
-        restarting = Refusal("UNAVAILABLE", "Waypost is restarting; try again.", retry_after=1)
-        end(worker, exchange, restarting, request_id, entry)
+        cut_short(worker, exchange, request_id, entry)
     except Exception:
         log.exception("%s failed", request_id.decode())
         end(worker, exchange, Refusal("INTERNAL_ERROR", "Waypost failed; its log has this id."), request_id, entry)
@@ -211,6 +206,18 @@ def end(worker: Worker, exchange: Exchange, refusal: Refusal, request_id: bytes,
         entry.refused(refusal)
     worker.books.refused(refusal.failure.code)
     refuse(worker, exchange, refusal, request_id)
+
+
+def cut_short(worker: Worker, exchange: Exchange, request_id: bytes, entry: Entry | None) -> None:
+    """The caller hung up (then nobody hears this), or ended its streams, or the worker's time to drain is over."""
+    if entry is not None and entry.is_killed:
+        entry.ended_early("STREAM_KILLED")
+        end_killed(worker, exchange, request_id)
+        return
+    if entry is not None and exchange.is_gone:
+        entry.ended_early("CLIENT_GONE")
+    restarting = Refusal("UNAVAILABLE", "Waypost is restarting; try again.", retry_after=1)
+    end(worker, exchange, restarting, request_id, entry)
 
 
 def adapted(head: Head, request: ChatRequest, found: Resolved) -> ChatRequest:
