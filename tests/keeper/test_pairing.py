@@ -2,13 +2,14 @@
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.keeper.journaling import NOON, id_of, opened, settled
 from waypost.keeper.pairing import BIGGEST, Piece, charge, crashed, day_of, fitting, pair
 from waypost.records import Attempted, Priced, Repeated, Tally, Usage
 
+busy = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 METERS = ("a7:requests:day:2026-11-22", "a7:tokens:hour:2026-11-22T13+01:00", "k70:spend:total", "a7:streams:total")
 counts = st.integers(0, 10_000)
 usages = st.builds(Usage, **dict.fromkeys(Usage.__struct_fields__, counts))
@@ -49,6 +50,7 @@ def in_batches(lines, cuts):
         start = end
 
 
+@busy
 @given(journals())
 def test_every_cut_gives_the_same_sums(drawn):
     lines, requests, final, cuts = drawn
@@ -96,6 +98,7 @@ def test_every_cut_gives_the_same_sums(drawn):
     assert all(value >= 0 for value in spent.values())
 
 
+@busy
 @given(journals())
 def test_whatever_is_left_open_can_be_swept_and_then_nothing_is_held(drawn):
     lines, requests, final, _ = drawn
@@ -108,6 +111,7 @@ def test_whatever_is_left_open_can_be_swept_and_then_nothing_is_held(drawn):
     assert streams == 0
 
 
+@busy
 @given(journals(), st.data())
 def test_lines_that_come_twice_count_once(drawn, data):
     lines, _, _, _ = drawn
