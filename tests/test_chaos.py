@@ -188,8 +188,8 @@ def test_an_upstream_that_is_not_there_is_a_reset() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
-        with chaos("127.0.0.1", port) as proxy, connect(proxy) as client, pytest.raises(ConnectionResetError):
-            client.recv(1)
+        with chaos("127.0.0.1", port) as proxy, pytest.raises(ConnectionResetError), connect(proxy) as client:
+            client.recv(1)  # if connecting was over before the reset came
 
 
 def test_nothing_is_left(proxy: Proxy) -> None:

@@ -34,7 +34,7 @@ parameters = ["temperature"]
 [providers.quick]
 base_url = "SIM"
 keys = ["k"]
-timeouts = { connect = 2, first_byte = 0.3, idle = 0.3, total = 2 }
+timeouts = { connect = 5, first_byte = 1, idle = 1, total = 3 }
 
 [providers.patient]
 base_url = "SIM"
