@@ -374,7 +374,7 @@ def test_the_types_of_the_sdk_accept_what_is_rendered() -> None:
     for exchange in chats("cohere"):
         said = as_openai(exchange.request)
         made = json.loads(render_request(parse_chat(parse_request(json.dumps(said).encode()).fields), COMMAND).body)
-        messages.validate_python(made["messages"])
+        assert len(messages.validate_python(made["messages"])) == len(made["messages"])
 
 
 def test_recorded_errors() -> None:

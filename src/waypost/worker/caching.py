@@ -135,7 +135,7 @@ async def recalled(
     found: Resolved,
     wish: Wish,
     answer: Answerer,
-    endpoint: str = "chat/completions",
+    endpoint: str,
 ) -> None:
     """Answer from the cache, with another's answer, or by `answer`. Raises what that raises, and Refusal."""
     if len(request.body) > LARGEST_BODY:
@@ -214,12 +214,11 @@ def hit(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, 
 
 async def joined(worker: Worker, exchange: Exchange, entry: Entry, request: ChatRequest, miss: Miss) -> bool:
     """Share an answer that is on its way. False: it failed before it began, and this request has to go by itself."""
-    clock, arrived = worker.clock, exchange.arrived
 
     def render_headers(dropped: str) -> bytes:
         return hit_headers(worker, exchange, request, entry, miss.entry.id, dropped, 0, miss.ttl)
 
-    return await Follower(miss, exchange, entry, render_headers, lambda: int((clock() - arrived) * 1000)).listen()
+    return await Follower(miss, exchange, entry, render_headers, entry.latency_ms).listen()
 
 
 async def led(
